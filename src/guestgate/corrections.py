@@ -1,0 +1,66 @@
+"""Taking visits back: what was entered stays on record, with who changed it, when and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import Connection, insert, select, update
+
+from guestgate import clock, schema
+from guestgate.model import Source, VisitState
+
+UNDELIVERED = "undelivered"
+SYSTEM = "guestgate"
+
+_d, _a, _v = schema.decisions.c, schema.answers.c, schema.visits.c
+
+
+def reverse(connection: Connection, visit_id: str, who: str, why: str) -> bool:
+    """Reverse a visit; False where it is reversed already or does not exist. Needs the write lock."""
+    reversed_now = connection.execute(
+        update(schema.visits)
+        .where(_v.id == visit_id, _v.state != VisitState.REVERSED.value)
+        .values(state=VisitState.REVERSED.value, reversed_why=why)
+    )
+    if not reversed_now.rowcount:
+        return False
+    connection.execute(
+        insert(schema.visit_changes).values(
+            visit_id=visit_id,
+            changed_at_ms=clock.now_ms(),
+            state=VisitState.REVERSED.value,
+            who=who,
+            why=why,
+        )
+    )
+    return True
+
+
+def reverse_undelivered(connection: Connection, decision_ids: Iterable[str]) -> None:
+    """Reverse the visits behind answers that never left, unless another answer let the member in on them.
+
+    A re-entry leans on an earlier visit: as long as one answer that named the visit was delivered, or may
+    have been, somebody walked in and the visit stands.
+    """
+    for decision_id in decision_ids:
+        row = connection.execute(
+            select(_d.visit_id, _d.member_id).where(_d.id == decision_id, _d.visit_id.is_not(None))
+        ).one_or_none()
+        if row is None:
+            continue
+        delivered = connection.execute(
+            select(_d.id)
+            .join(schema.answers, _a.decision_id == _d.id, isouter=True)
+            .where(
+                _d.member_id == row.member_id,
+                _d.visit_id == row.visit_id,
+                _a.undelivered.is_not(True),
+            )
+            .limit(1)
+        ).first()
+        state = connection.execute(
+            select(_v.state, _v.source).where(_v.id == row.visit_id)
+        ).one_or_none()
+        made_by_checkin = state is not None and state.source == Source.CHECKIN.value
+        if delivered is None and made_by_checkin and state.state == VisitState.AUTHORIZED.value:
+            reverse(connection, row.visit_id, SYSTEM, UNDELIVERED)

@@ -1,0 +1,220 @@
+"""Opening the database: drivers, durability, transactions, schema versions.
+
+On SQLite every connection is in WAL mode with ``synchronous=FULL`` (checked, not hoped for). Writers other
+than the door hold the lock for moments only and leave it free for as long, see `Database.write_many`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.pool import NullPool
+
+from guestgate import clock
+from guestgate.errors import OperationError, UsageError
+
+Item = TypeVar("Item")
+
+# The library versions before this one can corrupt a WAL database that two connections write to.
+SAFE_SQLITE = (3, 51, 3)
+COMMAND_PATIENCE_MS = 10_000
+CACHE_KIB = 16 * 1024
+HOLD_S = 0.005
+CHUNK = 50
+
+
+class Database:
+    """One database, and how to read from it and write to it."""
+
+    def __init__(self, url: str, *, patience_ms: int = COMMAND_PATIENCE_MS, checkpoints: bool = True) -> None:
+        """Prepare, without connecting. Raises UsageError for a URL that cannot work."""
+        self.url = parse_url(url)
+        self.path = Path(self.url.database or "")
+        self._driver = safe_sqlite()
+        self._patience_ms = patience_ms
+        self._checkpoints = checkpoints
+        self.engine = create_engine(self.url, module=self._driver, poolclass=NullPool)
+        event.listen(self.engine, "connect", self._configure)
+        event.listen(self.engine, "begin", _begin)
+
+    @classmethod
+    def open(cls, url: str, *, patience_ms: int = COMMAND_PATIENCE_MS, checkpoints: bool = True) -> Self:
+        """Open a database that exists and has this version's schema; else a UsageError says what to do."""
+        database = cls(url, patience_ms=patience_ms, checkpoints=checkpoints)
+        if not database.path.exists():
+            raise UsageError(f"there is no database at {database.path}: create it with guestgate init")
+        found, wanted = database.schema_version(), _script().get_current_head()
+        if found is None:
+            raise UsageError(f"{database.path} is not a guestgate database: create one with guestgate init")
+        if found not in {revision.revision for revision in _script().walk_revisions()}:
+            raise UsageError(
+                f"{database.path} was made by a newer guestgate (schema {found}, this one knows {wanted}): "
+                "install that version or restore a backup"
+            )
+        if found != wanted:
+            raise UsageError(
+                f"{database.path} has the schema of an older guestgate ({found}, now {wanted}): "
+                "stop the server and run guestgate db upgrade"
+            )
+        return database
+
+    def _configure(self, connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # transactions begin where `_begin` says, not where the driver guesses
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {self._patience_ms}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        if not self._checkpoints:
+            cursor.execute("PRAGMA wal_autocheckpoint = 0")
+        if cursor.execute("PRAGMA synchronous").fetchone() != (2,):
+            raise OperationError(f"SQLite did not accept synchronous=FULL for {self.path}")
+        cursor.close()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database and writes nothing."""
+        with self._explained(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that holds the write lock from its start; committed at the end, all or nothing."""
+        with self._explained(), self.engine.connect() as connection:
+            with connection.execution_options(guestgate_begin="BEGIN IMMEDIATE").begin():
+                yield connection
+
+    def connect_writer(self) -> Connection:
+        """A connection to keep, whose transactions hold the write lock from their start."""
+        return self.engine.connect().execution_options(guestgate_begin="BEGIN IMMEDIATE")
+
+    def write_many(self, items: Iterable[Item], write: Callable[[Connection, list[Item]], None]) -> Iterator[int]:
+        """Write items in transactions so short that the door hardly notices; yields the number done so far.
+
+        After each, the lock stays free for at least as long as it was held, and the chunk's size follows
+        the time that the last one took.
+        """
+        size, done = CHUNK, 0
+        for chunk in _chunks(items, lambda: size):
+            with self.write() as connection:
+                started = clock.monotonic()
+                write(connection, chunk)
+            held = clock.monotonic() - started
+            size = max(1, min(1000, int(len(chunk) * HOLD_S / max(held, 1e-6))))
+            done += len(chunk)
+            yield done
+            clock.sleep(held)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseError as error:
+            raise OperationError(f"the database {self.path} could not be used: {error.orig}") from error
+
+    def checkpoint(self, mode: str = "PASSIVE") -> None:
+        """Move committed changes from the write-ahead log into the database file."""
+        with self.engine.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            driver.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+
+    @property
+    def wal_path(self) -> Path:
+        """The write-ahead log beside the database file."""
+        return self.path.with_name(self.path.name + "-wal")
+
+    def schema_version(self) -> str | None:
+        """The schema revision the database is at; None where it has none."""
+        try:
+            with self.read() as connection:
+                return MigrationContext.configure(connection).get_current_revision()
+        except OperationError as error:
+            raise UsageError(str(error)) from error
+
+    def upgrade(self) -> tuple[str | None, str]:
+        """Create the schema or bring it up to date; returns the revisions before and after."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        before = self.schema_version()
+        with self._explained(), self.engine.connect() as connection:
+            config = _alembic()
+            config.attributes["connection"] = connection.execution_options(guestgate_begin="BEGIN IMMEDIATE")
+            command.upgrade(config, "head")
+        after = self.schema_version()
+        assert after is not None
+        return before, after
+
+
+def parse_url(url: str) -> URL:
+    """The database URL, or a UsageError that says what is wrong with it."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise UsageError(
+            f"database: {url!r} is not a database URL: write sqlite:///guestgate.db, with three slashes for "
+            "a path relative to the configuration, four for an absolute one"
+        ) from None
+    if parsed.get_backend_name() == "postgresql":
+        raise UsageError("database: this version of guestgate keeps its record in SQLite; write sqlite:///FILE")
+    if parsed.drivername != "sqlite":
+        raise UsageError(f"database: {parsed.drivername} is not supported; write sqlite:///FILE")
+    if not parsed.database or parsed.database == ":memory:" or parsed.host:
+        raise UsageError("database: a record needs a file; write sqlite:///guestgate.db")
+    return parsed
+
+
+def safe_sqlite() -> ModuleType:
+    """The driver whose SQLite library is free of the write-ahead-log corruption of 3.7.0 to 3.51.2."""
+    if sqlite3.sqlite_version_info >= SAFE_SQLITE:
+        return sqlite3
+    try:
+        bundled = importlib.import_module("pysqlite3.dbapi2")
+    except ImportError:
+        bundled = None
+    if bundled is not None and bundled.sqlite_version_info >= SAFE_SQLITE:
+        return bundled
+    wanted = ".".join(map(str, SAFE_SQLITE))
+    raise UsageError(
+        f"Python's SQLite is {sqlite3.sqlite_version}, which can corrupt a database; guestgate needs {wanted} "
+        "or newer: pip install 'pysqlite3>=0.6.1', or use a Python built with a newer SQLite"
+    )
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("guestgate_begin", "BEGIN"))
+
+
+def _chunks(items: Iterable[Item], size: Callable[[], int]) -> Iterator[list[Item]]:
+    chunk: list[Item] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) >= size():
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _script() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_alembic())

@@ -1,0 +1,114 @@
+"""Studios, keys and plans as a server holds them in memory.
+
+Members are not in here: there may be millions, and each check-in reads its own (`guestgate.facts`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection, Row, select, update
+
+from guestgate import plans_file, schema
+from guestgate.model import Plan, Studio
+
+
+class KeyKind(StrEnum):
+    """What a token may be used for; a route takes only its own kind."""
+
+    CHECKIN = "checkin"
+    WEBHOOK = "webhook"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One studio's token for one kind of call, known by its hash only. ``expires_at_ms`` 0 means never."""
+
+    studio_id: str
+    fingerprint: str
+    expires_at_ms: int
+
+
+@dataclass(frozen=True)
+class Directory:
+    """One consistent state of studios, keys and plans."""
+
+    version: int = 0
+    studios: dict[str, Studio] = field(default_factory=dict)
+    keys: dict[tuple[bytes, KeyKind], Key] = field(default_factory=dict)
+    plans: dict[str, Plan] = field(default_factory=dict)
+
+    def key(self, token: bytes, kind: KeyKind, now_ms: int) -> Key | None:
+        """The valid key that a token stands for; None where it is unknown, revoked, expired or of another kind."""
+        key = self.keys.get((hashlib.sha256(token).digest(), kind))
+        if key is None or (key.expires_at_ms and key.expires_at_ms <= now_ms):
+            return None
+        return key
+
+
+_version = select(schema.directory_version.c.version)
+
+
+def current_version(connection: Connection) -> int:
+    """The number that grows with every change to studios, keys and plans."""
+    return connection.execute(_version).scalar_one()
+
+
+def changed(connection: Connection) -> None:
+    """Tell every server to read studios, keys and plans again; part of the transaction that changes them."""
+    row = schema.directory_version
+    connection.execute(update(row).values(version=row.c.version + 1))
+
+
+def load(connection: Connection) -> Directory:
+    """Read all studios, valid keys and plans (removed plans too: they stay readable, no member can have one)."""
+    return Directory(
+        version=current_version(connection),
+        studios={row.id: studio_of(row) for row in connection.execute(select(schema.studios))},
+        keys={
+            (bytes.fromhex(row.sha256), KeyKind(row.kind)): Key(
+                row.studio_id, fingerprint(row.sha256), row.expires_at_ms or 0
+            )
+            for row in connection.execute(select(schema.keys).where(schema.keys.c.revoked_at_ms.is_(None)))
+        },
+        plans=load_plans(connection),
+    )
+
+
+def load_plans(connection: Connection) -> dict[str, Plan]:
+    """Every plan that is not removed, in its present version."""
+    plans, versions = schema.plans, schema.plan_versions
+    rows = connection.execute(
+        select(versions.c.plan_id, versions.c.version, versions.c.document)
+        .join(plans, (plans.c.id == versions.c.plan_id) & (plans.c.version == versions.c.version))
+        .where(plans.c.removed_at_ms.is_(None))
+        .order_by(plans.c.id)
+    )
+    return {row.plan_id: plans_file.plan_of(row.plan_id, row.version, row.document) for row in rows}
+
+
+def studio_of(row: Row[tuple[object, ...]]) -> Studio:
+    """A studio from its row."""
+    return Studio(row.id, row.name, ZoneInfo(row.timezone), tags_of(row.tags), row.active, row.test)
+
+
+def fingerprint(sha256_hex: str) -> str:
+    """What a key is called where people see it: the first 16 digits of its SHA-256."""
+    return sha256_hex[:16]
+
+
+@lru_cache(maxsize=4096)
+def tags_of(text: str) -> frozenset[str]:
+    """Tags as stored."""
+    return frozenset(json.loads(text))
+
+
+@lru_cache(maxsize=4096)
+def tags_text(tags: frozenset[str]) -> str:
+    """Tags as they are stored."""
+    return json.dumps(sorted(tags), ensure_ascii=False)

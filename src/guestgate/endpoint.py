@@ -1,0 +1,262 @@
+"""The public listener: HTTP in, a status out. One handler, one clock.
+
+Speaks RSGI, granian's own interface, because it tells at once when a caller hangs up. The order of the
+checks is part of the contract: path, method, key, content type, size, body. An answer that comes before the
+body was read waits for it (up to a limit), since closing a connection with unread data can destroy the
+answer on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import structlog
+import uuid_utils
+
+from guestgate import clock
+from guestgate.authorizer import Authorizer
+from guestgate.contract import (
+    MAX_BODY_BYTES,
+    BadBodyError,
+    Response,
+    answer,
+    healthy,
+    parse_checkin,
+    problem,
+)
+from guestgate.directory import KeyKind
+from guestgate.model import CheckIn, Outcome, Reason
+
+log = structlog.get_logger()
+
+MAX_DRAIN_BYTES = 64 * 1024
+# The timer has to ring, and the answer to be written, before the budget is over.
+ANSWER_MARGIN_MS = 10
+# Watching for a hang-up costs a tenth of the throughput; calls that are answered at once need none.
+WATCH_AFTER_S = 0.01
+
+NOT_FOUND = problem(404, "there is nothing here")
+GET_ONLY = problem(405, "use GET", ("allow", "GET, HEAD"))
+POST_ONLY = problem(405, "use POST", ("allow", "POST"))
+UNAUTHORIZED = problem(
+    401,
+    "send a valid studio key in the header X-API-Key",
+    ("www-authenticate", 'ApiKey realm="guestgate", header="X-API-Key"'),
+)
+UNSUPPORTED_MEDIA_TYPE = problem(415, "send Content-Type: application/json; charset=utf-8")
+TOO_LARGE = problem(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+REQUEST_TIMEOUT = problem(408, "the body did not arrive in time")
+
+STATUS = {Outcome.ALLOWED: 200, Outcome.DENIED: 403, Outcome.UNDECIDED: 503}
+
+
+class BodyTooLargeError(Exception):
+    """More than MAX_BODY_BYTES."""
+
+
+class BodyTimeoutError(Exception):
+    """The deadline came before the body's end; the caller has been told."""
+
+
+class CallerGoneError(Exception):
+    """The caller hung up before the body's end; there is nobody to answer."""
+
+
+class Endpoint:
+    """An RSGI application that answers the platform."""
+
+    def __init__(
+        self, authorizer: Authorizer, *, checkin_path: str, answer_budget_ms: int, unknown_member_status: int
+    ) -> None:
+        """Answers check-ins on `checkin_path` within `answer_budget_ms` of their headers."""
+        self._authorizer = authorizer
+        self._loop = asyncio.get_running_loop()
+        self._checkin_path = checkin_path.rstrip("/")
+        self._budget_s = (answer_budget_ms - ANSWER_MARGIN_MS) / 1000
+        self._unknown_member_status = unknown_member_status
+        self._deadlines = Alarms(self._loop, self._budget_s, Exchange.expire)
+        self._slow = Alarms(self._loop, WATCH_AFTER_S, Exchange.watch)
+        # Calls that were no check-ins, by status; check-ins are on record.
+        self.counts: Counter[int] = Counter()
+
+    async def __call__(self, scope: Any, protocol: Any) -> None:
+        """One call. Anything unforeseen is a 503 for this caller and changes nothing for others."""
+        if scope.proto != "http":
+            protocol.close(403)
+            return
+        started = self._loop.time()
+        exchange = Exchange(protocol, started + self._budget_s)
+        self._deadlines.add(exchange)
+        try:
+            response = await self._respond(scope, exchange, started)
+            if response is not None:
+                self.counts[response.status] += 1
+                await exchange.conclude(response)
+        except Exception:
+            log.exception("a call failed")
+            exchange.write(problem(503, "the call could not be answered; try again"))
+
+    async def _respond(self, scope: Any, exchange: Exchange, started: float) -> Response | None:
+        """Handles a check-in; returns the response for every other call."""
+        path = scope.path.rstrip("/")
+        if path == "/healthz":
+            return healthy() if scope.method in ("GET", "HEAD") else GET_ONLY
+        if path != self._checkin_path:
+            return NOT_FOUND
+        if scope.method != "POST":
+            return POST_ONLY
+        received_at = clock.now()
+        headers = scope.headers
+        token = _single(headers, "x-api-key").encode()
+        key = self._authorizer.directory.key(token, KeyKind.CHECKIN, clock.to_ms(received_at))
+        if key is None:
+            return UNAUTHORIZED
+        if not _is_json(headers):
+            return UNSUPPORTED_MEDIA_TYPE
+        try:
+            body = await exchange.read(headers.get("content-length"))
+            aggregator_id, customer_id = parse_checkin(body)
+        except BodyTooLargeError:
+            return TOO_LARGE
+        except BodyTimeoutError:
+            self.counts[REQUEST_TIMEOUT.status] += 1
+            return None
+        except BadBodyError as error:
+            return problem(400, str(error))
+        except CallerGoneError:
+            return None
+        checkin = CheckIn(
+            str(uuid_utils.uuid7()), received_at, key.studio_id, aggregator_id, customer_id, key.fingerprint
+        )
+        await self._answer(checkin, exchange, started)
+        return None
+
+    async def _answer(self, checkin: CheckIn, exchange: Exchange, started: float) -> None:
+        call = self._authorizer.call(checkin, started, exchange.deadline)
+        exchange.at_deadline = call.expire
+        self._slow.add(exchange)
+        decision = await self._authorizer.authorize(call)
+        status = STATUS[decision.outcome]
+        if decision.reason is Reason.UNKNOWN_MEMBER:
+            status = self._unknown_member_status
+        written = exchange.write(answer(decision, status))
+        self._authorizer.left(call, status if written else None)
+
+
+class Exchange:
+    """One request and its one response. ``deadline`` is an instant of the event loop's clock."""
+
+    def __init__(self, protocol: Any, deadline: float) -> None:
+        """Nothing is read or written yet."""
+        self._protocol = protocol
+        self.deadline = deadline
+        self.at_deadline: Callable[[], object] = self._time_out
+        self.answered = False
+        self._caller_gone: asyncio.Future[None] | None = None
+
+    def expire(self) -> None:
+        """The deadline has come."""
+        self.at_deadline()
+
+    def _time_out(self) -> None:
+        self.write(REQUEST_TIMEOUT)
+
+    def watch(self) -> None:
+        """From now on notice when the caller hangs up, or that it has."""
+        self._caller_gone = asyncio.ensure_future(self._protocol.client_disconnect())
+
+    def write(self, response: Response) -> bool:
+        """Answer, once; False where that was done before or the caller is known to be gone."""
+        if self._caller_gone is not None:
+            if self._caller_gone.done():
+                return False
+            self._caller_gone.cancel()
+        if self.answered:
+            return False
+        self.answered = True
+        self._protocol.response_bytes(response.status, response.headers, response.body)
+        return True
+
+    async def read(self, content_length: str | None) -> bytes:
+        """The body, unless that is too large, late (the caller has been told 408) or broken off."""
+        if content_length is not None and int(content_length) > MAX_BODY_BYTES:
+            raise BodyTooLargeError
+        try:
+            if content_length is not None:
+                return bytes(await self._protocol())
+            body = bytearray()
+            async for chunk in self._protocol:
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise BodyTooLargeError
+            return bytes(body)
+        except BodyTooLargeError:
+            raise
+        except Exception as error:
+            raise CallerGoneError from error
+        finally:
+            if self.answered:
+                raise BodyTimeoutError
+
+    async def conclude(self, response: Response) -> None:
+        """Answer a call whose body is not wanted: take it in first, as far as limits of size and time allow."""
+        self.at_deadline = partial(self.write, response)
+        with suppress(Exception):  # the caller may be gone, or its body have been read already
+            drained = 0
+            async for chunk in self._protocol:
+                drained += len(chunk)
+                if self.answered or drained > MAX_DRAIN_BYTES:
+                    break
+        self.write(response)
+
+
+class Alarms:
+    """Rings for many exchanges with one timer.
+
+    All ring the same time after they were added, so the first that came is the first that is due. An
+    exchange that has been answered by then is passed over.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, after_s: float, ring: Callable[[Exchange], object]
+    ) -> None:
+        """`ring` is called `after_s` seconds after an exchange was added."""
+        self._loop = loop
+        self._after_s = after_s
+        self._ring = ring
+        self._due: deque[tuple[float, Exchange]] = deque()
+
+    def add(self, exchange: Exchange) -> None:
+        """Ring for this exchange in time."""
+        if not self._due:
+            self._loop.call_later(self._after_s, self._look)
+        self._due.append((self._loop.time() + self._after_s, exchange))
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        while self._due and (self._due[0][1].answered or self._due[0][0] <= now):
+            _, exchange = self._due.popleft()
+            if not exchange.answered:
+                self._ring(exchange)
+        if self._due:
+            self._loop.call_at(self._due[0][0], self._look)
+
+
+def _single(headers: Any, name: str) -> str:
+    """A header's only value; empty where it is missing, sent twice or not text."""
+    values = headers.get_all(name)
+    return values[0] if len(values) == 1 else ""
+
+
+def _is_json(headers: Any) -> bool:
+    if "content-type" not in headers:
+        return True
+    content_type: str | None = headers.get("content-type")
+    if content_type is None:
+        return False
+    return content_type.partition(";")[0].strip().lower() == "application/json"

@@ -1,0 +1,28 @@
+"""Faults, as opposed to denials (which are values).
+
+GuestgateError
+├── UsageError     wrong configuration, file, key, time zone or database URL; exit status 2
+└── OperationError  the thing asked for could not be done; exit status 1
+
+The message of each is one plain sentence that names the place and the cause.
+"""
+
+from __future__ import annotations
+
+
+class GuestgateError(Exception):
+    """Anything guestgate reports to its user rather than as a traceback."""
+
+    exit_status = 1
+
+
+class UsageError(GuestgateError):
+    """What was given is wrong: configuration, arguments or a file's content."""
+
+    exit_status = 2
+
+
+class OperationError(GuestgateError):
+    """What was asked for could not be done."""
+
+    exit_status = 1

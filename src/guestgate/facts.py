@@ -1,0 +1,125 @@
+"""Reading what decisions rest on, for many check-ins at once.
+
+The ledger reads under its write lock, `explain` in a transaction of its own; both get the same facts.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from datetime import date
+
+from sqlalchemy import Connection, bindparam
+
+from guestgate import clock, schema
+from guestgate.bulk import BulkSelect
+from guestgate.directory import Directory, tags_of
+from guestgate.model import CheckIn, Decision, Facts, Member, Status, Studio, Visit, VisitState
+from guestgate.periods import earliest_date
+
+_c, _m, _v = schema.customers.c, schema.members.c, schema.visits.c
+_customers = BulkSelect(_c.customer_id, _c.member_id, among=_c.customer_id)
+_members = BulkSelect(
+    _m.id, _m.plan_id, _m.status, _m.valid_from, _m.valid_until, _m.cycle_anchor, among=_m.id
+)
+_visits = BulkSelect(
+    _v.member_id,
+    _v.id,
+    _v.studio_id,
+    _v.at_ms,
+    _v.local_date,
+    _v.tags,
+    _v.test,
+    among=_v.member_id,
+    where=[_v.local_date >= bindparam("since"), _v.state != VisitState.REVERSED.value],
+)
+
+
+class FactBook:
+    """The facts for one batch of check-ins, kept up to date while the batch is decided."""
+
+    def __init__(
+        self, connection: Connection, directory: Directory, checkins: Iterable[CheckIn], own_id: str | None
+    ) -> None:
+        """Read all that `checkins` need. `own_id` is our company id where the platform sends that instead."""
+        self._directory = directory
+        self._own_id = own_id
+        checkins = list(checkins)
+        self._customers: dict[int, str] = dict(
+            _customers(connection, {checkin.customer_id for checkin in checkins})
+        )
+        asked = {member_id for checkin in checkins if (member_id := self._member_id(checkin)) is not None}
+        self._members: dict[str, Member] = {
+            member_id: Member(
+                member_id, directory.plans[plan_id], Status(status), *(_date(text) for text in dates)
+            )
+            for member_id, plan_id, status, *dates in _members(connection, asked)
+        }
+        self._visits: dict[str, list[Visit]] = defaultdict(list)
+        self._read_visits(connection, checkins)
+
+    def _read_visits(self, connection: Connection, checkins: list[CheckIn]) -> None:
+        """Bounded windows in one query, so that one member with a limit in total slows nobody else."""
+        everything: set[str] = set()
+        since: dict[str, date] = {}
+        for checkin in checkins:
+            member = self._member(checkin)
+            if member is None:
+                continue
+            tz = self._directory.studios[checkin.studio_id].timezone
+            earliest = earliest_date(member, checkin.received_at, tz)
+            if earliest == date.min:
+                everything.add(member.id)
+            elif member.id not in since or earliest < since[member.id]:
+                since[member.id] = earliest
+        windowed = since.keys() - everything
+        if windowed:
+            self._add(connection, windowed, min(since[member_id] for member_id in windowed))
+        if everything:
+            self._add(connection, everything, date.min)
+
+    def _add(self, connection: Connection, member_ids: Collection[str], since: date) -> None:
+        rows = _visits(connection, member_ids, since=since.isoformat())
+        for member_id, visit_id, studio_id, at_ms, local_date, tags, test in rows:
+            self._visits[member_id].append(
+                Visit(
+                    visit_id, studio_id, clock.from_ms(at_ms), date.fromisoformat(local_date), tags_of(tags), bool(test)
+                )
+            )
+
+    def _member_id(self, checkin: CheckIn) -> str | None:
+        """Both readings of ``aggregatorId``: our own id names the customer's member, any other is a member's id."""
+        if self._own_id is not None and checkin.aggregator_id == self._own_id:
+            return self._customers.get(checkin.customer_id)
+        return checkin.aggregator_id
+
+    def _member(self, checkin: CheckIn) -> Member | None:
+        member_id = self._member_id(checkin)
+        return None if member_id is None else self._members.get(member_id)
+
+    def facts(self, checkin: CheckIn) -> Facts:
+        """The facts for one check-in of the batch, with the visits decided in it so far."""
+        member = self._member(checkin)
+        return Facts(
+            studio=self._directory.studios[checkin.studio_id],
+            member=member,
+            customer_of=self._customers.get(checkin.customer_id),
+            visits=tuple(self._visits[member.id]) if member else (),
+        )
+
+    def add(self, decision: Decision, checkin: CheckIn, member: Member, studio: Studio) -> None:
+        """Let later check-ins of the batch see a visit that was just decided."""
+        self._visits[member.id].append(
+            Visit(
+                decision.id, studio.id, checkin.received_at, decision.local_date, studio.tags, studio.test
+            )
+        )
+
+
+def until(facts: Facts, checkin: CheckIn) -> Facts:
+    """The same facts without visits that lie after the check-in: what held at an earlier instant."""
+    return facts._replace(visits=tuple(visit for visit in facts.visits if visit.at <= checkin.received_at))
+
+
+def _date(text: str | None) -> date | None:
+    return date.fromisoformat(text) if text else None

@@ -1,0 +1,172 @@
+"""The tables, for every database alike.
+
+Instants are integers, milliseconds since the Unix epoch in UTC (`…_ms`); calendar dates are texts in ISO
+8601, which sort as dates do. `seq` numbers rows in the order in which they were written.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+# SQLite numbers rows by itself only in a column of type INTEGER.
+Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# One row; its number grows with every change to studios, keys or plans, and tells servers to read them again.
+directory_version = Table(
+    "directory_version",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+studios = Table(
+    "studios",
+    metadata,
+    Column("id", String(255), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("timezone", String(64), nullable=False),
+    Column("tags", Text, nullable=False),  # JSON list, sorted
+    Column("active", Boolean, nullable=False),
+    Column("test", Boolean, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)
+
+# Tokens themselves are never stored. A token belongs to one studio and may serve several kinds.
+keys = Table(
+    "keys",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("studio_id", ForeignKey("studios.id"), nullable=False, index=True),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger),
+    Column("revoked_at_ms", BigInteger),
+)
+
+plans = Table(
+    "plans",
+    metadata,
+    Column("id", String(255), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("removed_at_ms", BigInteger),
+)
+
+# Every version a plan ever had: decisions name the one they were made under.
+plan_versions = Table(
+    "plan_versions",
+    metadata,
+    Column("plan_id", ForeignKey("plans.id"), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("document", Text, nullable=False),  # JSON, as in the plans file
+    Column("applied_at_ms", BigInteger, nullable=False),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("id", String(255), primary_key=True),
+    Column("plan_id", ForeignKey("plans.id"), nullable=False, index=True),
+    Column("status", String(16), nullable=False),
+    Column("valid_from", String(10)),
+    Column("valid_until", String(10)),
+    Column("cycle_anchor", String(10)),
+    Column("profile", Text, nullable=False),  # JSON object: first_name, … (personal data)
+    Column("updated_at_ms", BigInteger, nullable=False),
+)
+
+# The platform's customers, each linked to one member; a member may have one at every gym chain.
+customers = Table(
+    "customers",
+    metadata,
+    Column("customer_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("member_id", ForeignKey("members.id"), nullable=False, index=True),
+    Column("linked_at_ms", BigInteger, nullable=False),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("seq", Sequence, primary_key=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("received_at_ms", BigInteger, nullable=False),
+    Column("studio_id", String(255), nullable=False),
+    Column("member_id", String(255)),
+    Column("aggregator_id", String(255), nullable=False),
+    Column("customer_id", BigInteger, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("reason", String(32), nullable=False),
+    Column("limit_use", Text),  # JSON {max, per, scope, used}
+    Column("next_allowed_at_ms", BigInteger),
+    Column("visit_id", String(36)),
+    Column("plan_id", String(255)),
+    Column("plan_version", Integer),
+    Column("stand_in", Boolean, nullable=False),
+    Column("key_fingerprint", String(16), nullable=False),
+    Index(None, "member_id", "seq"),
+    Index(None, "studio_id", "seq"),
+)
+
+# How an answer left; written with a later batch. No row: unknown (the server stopped before it wrote one).
+answers = Table(
+    "answers",
+    metadata,
+    Column("decision_id", String(36), primary_key=True),
+    Column("http_status", Integer),  # null: the caller was gone, nothing was sent
+    Column("answer_ms", Float, nullable=False),
+    Column("undelivered", Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# A visit that a check-in made bears the id of its decision. `state` is the sum of `visit_changes`.
+visits = Table(
+    "visits",
+    metadata,
+    Column("seq", Sequence, primary_key=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("member_id", String(255), nullable=False),
+    Column("studio_id", String(255), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("local_date", String(10), nullable=False),  # at the studio, ISO 8601
+    Column("tags", Text, nullable=False),  # the studio's, as they were: JSON list, sorted
+    Column("test", Boolean, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reversed_why", Text),
+    Column("source", String(16), nullable=False),
+    Column("plan_id", String(255)),
+    Column("plan_version", Integer),
+    Index(None, "member_id", "local_date"),
+    Index(None, "studio_id", "at_ms"),
+)
+
+# Corrections: append-only, with who and why.
+visit_changes = Table(
+    "visit_changes",
+    metadata,
+    Column("seq", Sequence, primary_key=True),
+    Column("visit_id", String(36), nullable=False, index=True),
+    Column("changed_at_ms", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("why", Text, nullable=False),
+)

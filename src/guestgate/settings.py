@@ -1,0 +1,131 @@
+"""Settings: the configuration file, then the environment (``GUESTGATE_…``), then command-line options.
+
+Later sources win. A wrong value is reported with the place it stands in, and nothing is started.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from guestgate.database import parse_url
+from guestgate.errors import UsageError
+from guestgate.toml_lines import dotted, line_of, sentence
+
+ENV_PREFIX = "GUESTGATE_"
+DEFAULT_FILE = Path("guestgate.toml")
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default. Relative paths are relative to the configuration file's folder."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    database: str = Field("sqlite:///guestgate.db", description="where the record is kept")
+    aggregator_id: str | None = Field(
+        None, min_length=1, max_length=255, description="our company id at the platform"
+    )
+    checkin_path: str = Field("/checkin-validation", description="the path of the platform's calls")
+    answer_budget_ms: int = Field(400, ge=50, le=750, description="every answer leaves within this time")
+    unknown_member_status: Literal[403, 404] = Field(403, description="the answer for an unknown member")
+    stand_in: Literal["snapshot", "refuse"] = Field(
+        "snapshot", description="without the shared database (PostgreSQL only)"
+    )
+    stand_in_max_age_s: int = Field(3600, ge=1, description="an older copy does not stand in (PostgreSQL only)")
+    payable_requires: Literal["authorized", "confirmed"] = Field(
+        "authorized", description="what a visit needs to be paid for"
+    )
+    host: str = Field("0.0.0.0", description="address of the public listener, or unix:/PATH behind a proxy")  # noqa: S104
+    port: int = Field(8443, ge=1, le=65535, description="port of the public listener")
+    admin_port: int = Field(8444, ge=1, le=65535, description="port of the admin listener")
+    tls_cert: Path | None = Field(None, description="certificate chain, PEM")
+    tls_key: Path | None = Field(None, description="its private key, PEM")
+    behind_proxy: bool = Field(False, description="plain HTTP for a proxy on this machine")
+    workers: int = Field(1, ge=1, description="door processes (PostgreSQL only)")
+
+    @field_validator("checkin_path")
+    @classmethod
+    def _path(cls, path: str) -> str:
+        if not path.startswith("/") or path.rstrip("/") in ("", "/healthz") or not path.isascii():
+            raise ValueError("should be a path such as /checkin-validation")
+        return path.rstrip("/")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before what was read from the file (given as init values)."""
+        return env_settings, init_settings
+
+
+def load(file: Path | None = None, **options: Any) -> Settings:
+    """The settings in force. Raises UsageError for a file, variable or option that is wrong.
+
+    Without `file` the default file is used where it exists. Options that are None do not count.
+    """
+    path = file or DEFAULT_FILE
+    if file is not None and not file.exists():
+        raise UsageError(f"{file}: there is no such file; guestgate init writes one")
+    text = _read(path) if path.exists() else ""
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: {error}") from None
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        settings = Settings(**content)
+        # A second round, because options win over the environment, which wins over the file.
+        settings = Settings.model_validate({**settings.model_dump(), **given}) if given else settings
+    except ValidationError as error:
+        raise UsageError(_explain(error, path, text, given)) from None
+    return _anchored(settings, path.absolute().parent, given)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: is not UTF-8 text") from None
+
+
+def _explain(error: ValidationError, path: Path, text: str, options: dict[str, Any]) -> str:
+    problem = error.errors(include_url=False)[0]
+    name = str(problem["loc"][0])
+    variable = ENV_PREFIX + name.upper()
+    what = sentence(problem["type"], problem["msg"])
+    if name in options:
+        return f"--{name.replace('_', '-')}: {what}"
+    if problem["type"] != "extra_forbidden" and variable in _environment():
+        return f"environment variable {variable}: {what}"
+    return f"{path}:{line_of(text, problem['loc'])}: {dotted(problem['loc'])}: {what}"
+
+
+def _environment() -> set[str]:
+    import os
+
+    return {name.upper() for name in os.environ}
+
+
+def _anchored(settings: Settings, folder: Path, options: dict[str, Any]) -> Settings:
+    """Paths of file and environment start at the file's folder, those of options at the current one."""
+    url = parse_url(settings.database)
+    changes: dict[str, Any] = {}
+    assert url.database is not None
+    base = Path.cwd() if "database" in options else folder
+    changes["database"] = url.set(database=str(base / url.database)).render_as_string(hide_password=False)
+    for name in ("tls_cert", "tls_key"):
+        value: Path | None = getattr(settings, name)
+        if value is not None:
+            changes[name] = (Path.cwd() if name in options else folder) / value
+    return settings.model_copy(update=changes)
