@@ -8,16 +8,19 @@ check-in whose answer never left does not use up a visit.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from guestgate.database import Database
-from guestgate.directory import Directory
-from guestgate.ledger import Answer, Ledger, Results, Ticket
-from guestgate.model import CheckIn, Decision, Outcome, undecided
+from guestgate.ledger import Answer, Ticket
+from guestgate.ledger_process import LedgerProcess
+from guestgate.model import CheckIn, Outcome, Reason, Ruling
 
 # Check-ins that may wait for the ledger; more could not be decided within any budget.
 MAX_WAITING = 4096
+MAX_BATCH = 256
+# How answers left is written with the next batch, or after so long without one.
+IDLE_S = 0.25
 SERVICE_UNAVAILABLE = 503
 
 
@@ -28,91 +31,78 @@ class Call:
     checkin: CheckIn
     started: float
     deadline: float
-    claim: asyncio.Future[Decision]
-    recorded: Decision | None = None
+    claim: asyncio.Future[Ruling]
+    recorded: Ruling | None = None
     answered: tuple[int | None, float] | None = None
 
     def expire(self) -> None:
         """The deadline has come: whatever the ledger says later, the answer is that nobody could decide."""
-        self.take(undecided(self.checkin))
+        self.take(_undecided(self.checkin))
 
-    def take(self, decision: Decision) -> None:
+    def take(self, ruling: Ruling) -> None:
         """Claim the answer, unless that has been done."""
         if not self.claim.done():
-            self.claim.set_result(decision)
+            self.claim.set_result(ruling)
 
 
 class Authorizer:
-    """Passes check-ins to the ledger and keeps the deadline of each."""
+    """Passes check-ins to the ledger and joins its decisions with what became of the answers."""
 
-    def __init__(self, database: Database, own_id: str | None, on_failure: Callable[[], None]) -> None:
-        """Bind to the running event loop; `on_failure` runs in it when the ledger can go on no longer."""
+    def __init__(self, url: str, own_id: str | None, on_failure: Callable[[], None]) -> None:
+        """Bind to the running event loop; `on_failure` is called when the ledger can go on no longer."""
         self._loop = asyncio.get_running_loop()
-        self._waiting = 0
-        self._waking = False
-        self._ledger = Ledger(
-            database,
-            own_id,
-            deliver=lambda results: self._in_loop(self._deliver, results),
-            failed=lambda: self._in_loop(on_failure),
-        )
+        self._ledger = LedgerProcess(url, own_id, self._deliver, on_failure)
+        self._calls: dict[str, Call] = {}
+        self._queue: deque[Ticket] = deque()
+        self._answers: list[Answer] = []
+        self._flushing = False
 
-    def _in_loop(self, callback: Callable[..., None], *args: object) -> None:
-        self._loop.call_soon_threadsafe(callback, *args)
-
-    @property
-    def directory(self) -> Directory:
-        """Studios, keys and plans as they are now."""
-        return self._ledger.directory
-
-    def start(self) -> None:
-        """Start the ledger's thread."""
-        self._ledger.start()
+    async def start(self) -> None:
+        """Return once check-ins can be decided."""
+        await self._ledger.start()
 
     async def stop(self) -> None:
-        """Let the ledger finish and write what waits."""
-        await asyncio.to_thread(self._ledger.stop)
+        """Have everything recorded that is still waiting, then end the ledger."""
+        while self._calls or self._answers or self._queue:
+            self._flush()
+            if self._ledger.lost:
+                break
+            await asyncio.sleep(0.01)
+        await self._ledger.stop()
 
     def call(self, checkin: CheckIn, started: float, deadline: float) -> Call:
         """A check-in that has to be answered by `deadline`."""
         return Call(checkin, started, deadline, self._loop.create_future())
 
-    async def authorize(self, call: Call) -> Decision:
-        """The decision to answer with; undecided once `Call.expire` has been called at the deadline.
+    async def authorize(self, call: Call) -> Ruling:
+        """The ruling to answer with; undecided once `Call.expire` has been called at the deadline.
 
         The ledger's decision belongs to nobody's request: it is made and recorded even where the caller has
         hung up. Say afterwards with `left` how the answer left.
         """
-        if self._waiting >= MAX_WAITING:
-            call.recorded = self._ledger.undecided(call.checkin)
-            return call.recorded
-        self._waiting += 1
-        self._ledger.submit(Ticket(call.checkin, call.deadline, call))
-        if not self._waking:  # once for all that arrive in one turn of the loop
-            self._waking = True
-            self._loop.call_soon(self._wake)
-        decision = await call.claim
+        self._calls[call.checkin.id] = call
+        # With a full queue the ticket is only to be recorded: its time is over.
+        full = len(self._queue) >= MAX_WAITING
+        self._queue.append(Ticket(call.checkin, 0.0 if full else call.deadline))
+        self._flush_soon()
+        ruling = _undecided(call.checkin) if full else await call.claim
         if self._loop.time() >= call.deadline:
-            return undecided(call.checkin)  # a late yes would open no door, but use up a visit
-        return decision
-
-    def _wake(self) -> None:
-        self._waking = False
-        self._ledger.wake()
+            return _undecided(call.checkin)  # a late yes would open no door, but use up a visit
+        return ruling
 
     def left(self, call: Call, http_status: int | None) -> None:
         """The answer has been written with this status; None: the caller was gone, nothing was written."""
         call.answered = http_status, round((self._loop.time() - call.started) * 1000, 1)
         self._join(call)
 
-    def _deliver(self, results: Results) -> None:
+    def _deliver(self, rulings: list[Ruling]) -> None:
         """Take what the ledger has committed."""
-        self._waiting -= len(results)
-        for ticket, decision in results:
-            call: Call = ticket.owner
-            call.recorded = decision
-            call.take(decision)
+        for ruling in rulings:
+            call = self._calls.pop(ruling.id)
+            call.recorded = ruling
+            call.take(ruling)
             self._join(call)
+        self._flush_soon()
 
     def _join(self, call: Call) -> None:
         """Once both are known, the record learns how the answer to this decision left."""
@@ -121,4 +111,24 @@ class Authorizer:
         http_status, answer_ms = call.answered
         decided = call.recorded.outcome is not Outcome.UNDECIDED
         undelivered = http_status is None or (decided and http_status == SERVICE_UNAVAILABLE)
-        self._ledger.answered(Answer(call.recorded.id, http_status, answer_ms, undelivered))
+        if not self._answers:
+            self._loop.call_later(IDLE_S, self._flush)
+        self._answers.append(Answer(call.recorded.id, http_status, answer_ms, undelivered))
+
+    def _flush_soon(self) -> None:
+        """Send once all that arrives in this turn of the loop is here."""
+        if self._queue and not self._flushing and not self._ledger.busy:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._ledger.busy or not (self._queue or self._answers):
+            return
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+        answers, self._answers = self._answers, []
+        self._ledger.send(batch, answers)
+
+
+def _undecided(checkin: CheckIn) -> Ruling:
+    return Ruling(checkin.id, Outcome.UNDECIDED, Reason.UNAVAILABLE)

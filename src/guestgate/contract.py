@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NoReturn
 
-from guestgate.model import Decision
+from guestgate.model import Ruling
 
 MAX_BODY_BYTES = 16 * 1024
 MAX_CUSTOMER_ID = 2**63 - 1
@@ -93,11 +93,11 @@ _JSON = [("content-type", "application/json"), ("cache-control", "no-store"), ("
 _PROBLEM = [("content-type", "application/problem+json"), *_JSON[1:]]
 
 
-def answer(decision: Decision, status: int) -> Response:
+def answer(ruling: Ruling, status: int) -> Response:
     """The answer to a check-in that was decided, or that could not be."""
     body = (
-        f'{{"decision":"{decision.outcome.value}","reason":"{decision.reason.value}",'
-        f'"decisionId":"{decision.id}"}}'
+        f'{{"decision":"{ruling.outcome.value}","reason":"{ruling.reason.value}",'
+        f'"decisionId":"{ruling.id}"}}'
     )
     return Response(status, _JSON, body.encode())
 

@@ -33,8 +33,8 @@ NEXT_ALLOWED_STEPS = 100
 def decide(checkin: CheckIn, facts: Facts) -> Decision:
     """Decide one check-in.
 
-    The facts must hold the member's unreversed visits since `guestgate.periods.earliest_date`. A visit
-    that lies after the check-in (another node's clock is a little ahead) counts like any other.
+    The facts must hold the member's unreversed visits within the plan's `reach_days`. A visit that lies
+    after the check-in (another node's clock is a little ahead) counts like any other.
     """
     at = checkin.received_at
     today = at.astimezone(facts.studio.timezone).date()

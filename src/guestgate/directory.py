@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+import structlog
 from sqlalchemy import Connection, Row, select, update
 
 from guestgate import plans_file, schema
+from guestgate.database import Database
 from guestgate.model import Plan, Studio
+
+log = structlog.get_logger()
+
+# A change is seen after at most this long; it has to be well under two seconds.
+FOLLOW_S = 0.5
 
 
 class KeyKind(StrEnum):
@@ -51,12 +59,16 @@ class Directory:
         return key
 
 
-_version = select(schema.directory_version.c.version)
+_version = f"SELECT version FROM {schema.directory_version.name}"  # noqa: S608
 
 
 def current_version(connection: Connection) -> int:
-    """The number that grows with every change to studios, keys and plans."""
-    return connection.execute(_version).scalar_one()
+    """The number that grows with every change to studios, keys or plans; asked with every batch."""
+    cursor = connection.connection.cursor()
+    cursor.execute(_version)
+    version: int = cursor.fetchone()[0]
+    cursor.close()
+    return version
 
 
 def changed(connection: Connection) -> None:
@@ -112,3 +124,34 @@ def tags_of(text: str) -> frozenset[str]:
 def tags_text(tags: frozenset[str]) -> str:
     """Tags as they are stored."""
     return json.dumps(sorted(tags), ensure_ascii=False)
+
+
+class DirectoryFollower:
+    """A server's own copy of the directory, kept up to date by a thread that asks for the version."""
+
+    def __init__(self, database: Database) -> None:
+        """Read it once; `start` keeps reading."""
+        self._database = database
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="directory", daemon=True)
+        with database.read() as connection:
+            self.directory = load(connection)
+
+    def start(self) -> None:
+        """Follow changes."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(FOLLOW_S):
+            try:
+                with self._database.read() as connection:
+                    if current_version(connection) != self.directory.version:
+                        self.directory = load(connection)
+                        log.info("studios, keys and plans were read again", version=self.directory.version)
+            except Exception as error:
+                log.warning("studios, keys and plans could not be read; the last known stay in use", error=str(error))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from datetime import date
+from datetime import date, timedelta
 
 from sqlalchemy import Connection, bindparam
 
@@ -15,7 +15,6 @@ from guestgate import clock, schema
 from guestgate.bulk import BulkSelect
 from guestgate.directory import Directory, tags_of
 from guestgate.model import CheckIn, Decision, Facts, Member, Status, Studio, Visit, VisitState
-from guestgate.periods import earliest_date
 
 _c, _m, _v = schema.customers.c, schema.members.c, schema.visits.c
 _customers = BulkSelect(_c.customer_id, _c.member_id, among=_c.customer_id)
@@ -60,21 +59,22 @@ class FactBook:
 
     def _read_visits(self, connection: Connection, checkins: list[CheckIn]) -> None:
         """Bounded windows in one query, so that one member with a limit in total slows nobody else."""
+        windowed: set[str] = set()
         everything: set[str] = set()
-        since: dict[str, date] = {}
+        reach_days = 0
         for checkin in checkins:
             member = self._member(checkin)
             if member is None:
                 continue
-            tz = self._directory.studios[checkin.studio_id].timezone
-            earliest = earliest_date(member, checkin.received_at, tz)
-            if earliest == date.min:
+            reach = member.plan.reach_days
+            if reach is None:
                 everything.add(member.id)
-            elif member.id not in since or earliest < since[member.id]:
-                since[member.id] = earliest
-        windowed = since.keys() - everything
+            else:
+                windowed.add(member.id)
+                reach_days = max(reach_days, reach)
         if windowed:
-            self._add(connection, windowed, min(since[member_id] for member_id in windowed))
+            first = min(checkin.received_at for checkin in checkins).date()
+            self._add(connection, windowed, first - timedelta(days=reach_days))
         if everything:
             self._add(connection, everything, date.min)
 

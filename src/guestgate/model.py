@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -116,7 +117,7 @@ class Hours:
     end: time
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """The rules of a membership."""
 
@@ -135,6 +136,23 @@ class Plan:
     def has_cycle(self) -> bool:
         """Whether a member of this plan needs a day its cycles are counted from."""
         return any(limit.per is Per.CYCLE for limit in self.limits)
+
+    @cached_property
+    def reach_days(self) -> int | None:
+        """How many days before the check-in's date in UTC a visit can lie and still matter; None: any number.
+
+        Generous by two days, because a visit elsewhere may bear yesterday's or tomorrow's date.
+        """
+        windows = {
+            Per.DAY: 1,
+            Per.WEEK: 7,
+            Per.MONTH: 31,
+            Per.CYCLE: self.cycle_days or 31,
+        }
+        if any(limit.per is Per.TOTAL for limit in self.limits):
+            return None
+        minutes = max(self.reentry_minutes, self.min_gap_minutes)
+        return 2 + max([minutes // 1440 + 1, *(windows[limit.per] for limit in self.limits)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +210,7 @@ class Facts(NamedTuple):
 
     ``member`` is None where no member answers to the check-in's ``aggregatorId``; ``customer_of`` is the
     member that the check-in's ``customerId`` is linked to; ``visits`` are the member's unreversed visits,
-    at least those since `guestgate.periods.earliest_date`.
+    at least those within the plan's `reach_days`.
     """
 
     studio: Studio
@@ -252,6 +270,14 @@ class Decision(NamedTuple):
     def makes_visit(self) -> bool:
         """Whether this answer is an entry that counts."""
         return self.visit_id == self.id
+
+
+class Ruling(NamedTuple):
+    """What the door has to know of a decision to answer with it."""
+
+    id: str
+    outcome: Outcome
+    reason: Reason
 
 
 def undecided(checkin: CheckIn) -> Decision:

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from guestgate.model import Hours, Member, Per
+from guestgate.model import Hours, Per
 
 ONE_DAY = timedelta(days=1)
 ONE_SECOND = timedelta(seconds=1)
@@ -58,17 +58,6 @@ def _month_day(day: date, months: int, day_of_month: int) -> date:
     index = day.year * 12 + day.month - 1 + months
     year, month = divmod(index, 12)
     return date(year, month + 1, min(day_of_month, monthrange(year, month + 1)[1]))
-
-
-def earliest_date(member: Member, at: datetime, tz: ZoneInfo) -> date:
-    """The first local date whose visits can matter to a decision about this member at this instant."""
-    plan = member.plan
-    today = at.astimezone(tz).date()
-    # A visit elsewhere may bear yesterday's or tomorrow's date, and a window reaches back some minutes.
-    earliest = today - timedelta(days=2 + max(plan.reentry_minutes, plan.min_gap_minutes) // 1440)
-    for limit in plan.limits:
-        earliest = min(earliest, period(limit.per, today, member.anchor, plan.cycle_days)[0])
-    return earliest
 
 
 def start_of_day(day: date, tz: ZoneInfo) -> datetime:

@@ -12,7 +12,6 @@ import gc
 import logging
 import signal
 import ssl
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from granian.server.embed import Server as Granian
 from guestgate import clock
 from guestgate.authorizer import Authorizer
 from guestgate.database import Database
+from guestgate.directory import DirectoryFollower
 from guestgate.endpoint import Endpoint
 from guestgate.errors import OperationError, UsageError
 from guestgate.settings import Settings
@@ -40,7 +40,8 @@ MAX_HEADER_BYTES = 32 * 1024
 MAX_CONNECTIONS = 4096
 STARTUP_S = 0.3
 DRAIN_S = 10
-SWITCH_INTERVAL_S = 0.001
+GC_THRESHOLD = 50_000
+
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -49,8 +50,6 @@ def serve(settings: Settings) -> None:
     _check(settings)
     database = Database.open(settings.database, patience_ms=0, checkpoints=False)
     logging.getLogger("_granian").setLevel(logging.ERROR)
-    # The loop and the ledger's thread hand the interpreter to one another thousands of times a second.
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     if not uvloop.run(_Server(settings, database).run()):
         raise OperationError("the database's disk failed; the server stopped rather than forget a check-in")
 
@@ -114,19 +113,23 @@ class _Server:
         for ending in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(ending, self._ended.set)
         loop.add_signal_handler(signal.SIGHUP, reload.set)
-        authorizer = Authorizer(self._database, self._settings.aggregator_id, self._fail)
+        studios = DirectoryFollower(self._database)
+        authorizer = Authorizer(self._settings.database, self._settings.aggregator_id, self._fail)
         endpoint = Endpoint(
             authorizer,
+            studios,
             checkin_path=self._settings.checkin_path,
             answer_budget_ms=self._settings.answer_budget_ms,
             unknown_member_status=self._settings.unknown_member_status,
         )
-        authorizer.start()
+        await authorizer.start()
+        studios.start()
         listener = Listener(self._settings, endpoint)
         try:
             await listener.start()
             gc.collect()
             gc.freeze()
+            gc.set_threshold(GC_THRESHOLD)
             log.info("serving", address=listener.address, path=self._settings.checkin_path)
             while not self._ended.is_set():
                 await _first(self._ended.wait(), reload.wait(), listener.ended())
@@ -139,6 +142,7 @@ class _Server:
             await listener.stop()
         finally:
             await authorizer.stop()
+            studios.stop()
         log.info("stopped")
         return self._healthy
 
