@@ -81,6 +81,6 @@ class BulkSelect:
         given = {**self._defaults, "among": json.dumps(list(among)), **parameters}
         cursor = connection.connection.cursor()
         cursor.execute(statement, [given[name] for name in names])
-        rows: Sequence[Any] = json.loads(cursor.fetchone()[0])
+        rows: Sequence[Any] = json.loads(cursor.fetchall()[0][0])
         cursor.close()
         return rows

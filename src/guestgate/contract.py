@@ -95,10 +95,7 @@ _PROBLEM = [("content-type", "application/problem+json"), *_JSON[1:]]
 
 def answer(ruling: Ruling, status: int) -> Response:
     """The answer to a check-in that was decided, or that could not be."""
-    body = (
-        f'{{"decision":"{ruling.outcome.value}","reason":"{ruling.reason.value}",'
-        f'"decisionId":"{ruling.id}"}}'
-    )
+    body = f'{{"decision":"{ruling.outcome.value}","reason":"{ruling.reason.value}","decisionId":"{ruling.id}"}}'
     return Response(status, _JSON, body.encode())
 
 

@@ -58,9 +58,15 @@ def reverse_undelivered(connection: Connection, decision_ids: Iterable[str]) -> 
             )
             .limit(1)
         ).first()
-        state = connection.execute(
-            select(_v.state, _v.source).where(_v.id == row.visit_id)
-        ).one_or_none()
-        made_by_checkin = state is not None and state.source == Source.CHECKIN.value
-        if delivered is None and made_by_checkin and state.state == VisitState.AUTHORIZED.value:
+        if delivered is None and _made_by_checkin(connection, row.visit_id):
             reverse(connection, row.visit_id, SYSTEM, UNDELIVERED)
+
+
+def _made_by_checkin(connection: Connection, visit_id: str) -> bool:
+    """Whether a check-in made the visit and nothing has confirmed or reversed it since."""
+    visit = connection.execute(
+        select(_v.id).where(
+            _v.id == visit_id, _v.source == Source.CHECKIN.value, _v.state == VisitState.AUTHORIZED.value
+        )
+    ).first()
+    return visit is not None

@@ -10,6 +10,7 @@ import importlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self, TypeVar
@@ -33,7 +34,7 @@ SAFE_SQLITE = (3, 51, 3)
 COMMAND_PATIENCE_MS = 10_000
 CACHE_KIB = 16 * 1024
 HOLD_S = 0.005
-CHUNK = 50
+CHUNK, MAX_CHUNK = 50, 1000
 
 
 class Database:
@@ -94,9 +95,8 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that holds the write lock from its start; committed at the end, all or nothing."""
-        with self._explained(), self.engine.connect() as connection:
-            with connection.execution_options(guestgate_begin="BEGIN IMMEDIATE").begin():
-                yield connection
+        with self._explained(), self.connect_writer() as connection, connection.begin():
+            yield connection
 
     def connect_writer(self) -> Connection:
         """A connection to keep, whose transactions hold the write lock from their start."""
@@ -108,13 +108,14 @@ class Database:
         After each, the lock stays free for at least as long as it was held, and the chunk's size follows
         the time that the last one took.
         """
+        source = iter(items)
         size, done = CHUNK, 0
-        for chunk in _chunks(items, lambda: size):
+        while chunk := list(islice(source, size)):
             with self.write() as connection:
                 started = clock.monotonic()
                 write(connection, chunk)
             held = clock.monotonic() - started
-            size = max(1, min(1000, int(len(chunk) * HOLD_S / max(held, 1e-6))))
+            size = max(1, min(MAX_CHUNK, int(len(chunk) * HOLD_S / max(held, 1e-6))))
             done += len(chunk)
             yield done
             clock.sleep(held)
@@ -196,17 +197,6 @@ def safe_sqlite() -> ModuleType:
 
 def _begin(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("guestgate_begin", "BEGIN"))
-
-
-def _chunks(items: Iterable[Item], size: Callable[[], int]) -> Iterator[list[Item]]:
-    chunk: list[Item] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) >= size():
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def _alembic() -> Config:

@@ -44,9 +44,7 @@ def decide(checkin: CheckIn, facts: Facts) -> Decision:
         return Decision(checkin.id, Outcome.ALLOWED, Reason.OK, today, visit_id=checkin.id, verdicts=verdicts)
     if deciding.effect is Effect.ALLOWS:
         leaned_on = deciding.visit.id if deciding.visit else None
-        return Decision(
-            checkin.id, Outcome.ALLOWED, deciding.rule, today, visit_id=leaned_on, verdicts=verdicts
-        )
+        return Decision(checkin.id, Outcome.ALLOWED, deciding.rule, today, visit_id=leaned_on, verdicts=verdicts)
     return Decision(
         checkin.id,
         Outcome.DENIED,
@@ -87,13 +85,18 @@ def _next_allowed_at(facts: Facts, verdicts: tuple[Verdict, ...]) -> datetime | 
 
     A rule that denies goes on denying until its `retry_at`, so the search may jump to the latest of them.
     """
+    at: datetime | None = None
     for _ in range(NEXT_ALLOWED_STEPS):
         denying = [verdict.retry_at for verdict in verdicts if verdict.effect is Effect.DENIES]
         if not denying:
             return at
-        if None in denying:
-            return None
-        at = max(retry_at for retry_at in denying if retry_at is not None)
+        latest: datetime | None = None
+        for retry_at in denying:
+            if retry_at is None:
+                return None
+            latest = retry_at if latest is None else max(latest, retry_at)
+        assert latest is not None
+        at = latest
         verdicts = judge(facts, at, at.astimezone(facts.studio.timezone).date())
     return None
 

@@ -66,7 +66,7 @@ def current_version(connection: Connection) -> int:
     """The number that grows with every change to studios, keys or plans; asked with every batch."""
     cursor = connection.connection.cursor()
     cursor.execute(_version)
-    version: int = cursor.fetchone()[0]
+    version: int = cursor.fetchall()[0][0]
     cursor.close()
     return version
 

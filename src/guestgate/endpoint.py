@@ -229,9 +229,7 @@ class Alarms:
     exchange that has been answered by then is passed over.
     """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, after_s: float, ring: Callable[[Exchange], object]
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, after_s: float, ring: Callable[[Exchange], object]) -> None:
         """`ring` is called `after_s` seconds after an exchange was added."""
         self._loop = loop
         self._after_s = after_s

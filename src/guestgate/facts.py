@@ -18,9 +18,7 @@ from guestgate.model import CheckIn, Decision, Facts, Member, Status, Studio, Vi
 
 _c, _m, _v = schema.customers.c, schema.members.c, schema.visits.c
 _customers = BulkSelect(_c.customer_id, _c.member_id, among=_c.customer_id)
-_members = BulkSelect(
-    _m.id, _m.plan_id, _m.status, _m.valid_from, _m.valid_until, _m.cycle_anchor, among=_m.id
-)
+_members = BulkSelect(_m.id, _m.plan_id, _m.status, _m.valid_from, _m.valid_until, _m.cycle_anchor, among=_m.id)
 _visits = BulkSelect(
     _v.member_id,
     _v.id,
@@ -44,14 +42,10 @@ class FactBook:
         self._directory = directory
         self._own_id = own_id
         checkins = list(checkins)
-        self._customers: dict[int, str] = dict(
-            _customers(connection, {checkin.customer_id for checkin in checkins})
-        )
+        self._customers: dict[int, str] = dict(_customers(connection, {checkin.customer_id for checkin in checkins}))
         asked = {member_id for checkin in checkins if (member_id := self._member_id(checkin)) is not None}
         self._members: dict[str, Member] = {
-            member_id: Member(
-                member_id, directory.plans[plan_id], Status(status), *(_date(text) for text in dates)
-            )
+            member_id: Member(member_id, directory.plans[plan_id], Status(status), *(_date(text) for text in dates))
             for member_id, plan_id, status, *dates in _members(connection, asked)
         }
         self._visits: dict[str, list[Visit]] = defaultdict(list)
@@ -83,7 +77,12 @@ class FactBook:
         for member_id, visit_id, studio_id, at_ms, local_date, tags, test in rows:
             self._visits[member_id].append(
                 Visit(
-                    visit_id, studio_id, clock.from_ms(at_ms), date.fromisoformat(local_date), tags_of(tags), bool(test)
+                    visit_id,
+                    studio_id,
+                    clock.from_ms(at_ms),
+                    date.fromisoformat(local_date),
+                    tags_of(tags),
+                    bool(test),
                 )
             )
 
@@ -110,9 +109,7 @@ class FactBook:
     def add(self, decision: Decision, checkin: CheckIn, member: Member, studio: Studio) -> None:
         """Let later check-ins of the batch see a visit that was just decided."""
         self._visits[member.id].append(
-            Visit(
-                decision.id, studio.id, checkin.received_at, decision.local_date, studio.tags, studio.test
-            )
+            Visit(decision.id, studio.id, checkin.received_at, decision.local_date, studio.tags, studio.test)
         )
 
 

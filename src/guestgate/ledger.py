@@ -183,9 +183,7 @@ def _write(connection: Connection, entries: list[Entry], answers: list[Answer]) 
     _insert_decisions(connection, [_decision_row(entry) for entry in entries])
     _insert_visits(connection, [_visit_row(entry) for entry in entries if entry.decision.makes_visit])
     _insert_answers(connection, answers)
-    corrections.reverse_undelivered(
-        connection, [answer.decision_id for answer in answers if answer.undelivered]
-    )
+    corrections.reverse_undelivered(connection, [answer.decision_id for answer in answers if answer.undelivered])
 
 
 _insert_decisions = BulkInsert(schema.decisions, leave_out="seq")

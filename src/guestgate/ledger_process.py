@@ -65,8 +65,7 @@ class LedgerProcess:
         try:
             # Plain tuples of plain values: a third of the time that pickling the named ones takes.
             tickets = [
-                (checkin.id, clock.to_ms(checkin.received_at), *checkin[2:], deadline)
-                for checkin, deadline in batch
+                (checkin.id, clock.to_ms(checkin.received_at), *checkin[2:], deadline) for checkin, deadline in batch
             ]
             self._pipe.send((tickets, [tuple(answer) for answer in answers]))
         except OSError:

@@ -104,9 +104,7 @@ def is_open(hours: tuple[Hours, ...], at: datetime, tz: ZoneInfo) -> bool:
         if window.start < window.end:
             if today in window.days and window.start <= wall < window.end:
                 return True
-        elif (today in window.days and wall >= window.start) or (
-            yesterday in window.days and wall < window.end
-        ):
+        elif (today in window.days and wall >= window.start) or (yesterday in window.days and wall < window.end):
             return True
     return False
 

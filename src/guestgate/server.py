@@ -11,6 +11,7 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -210,7 +211,7 @@ class Listener:
         unix = settings.host.startswith("unix:")
         return Granian(
             self._endpoint,
-            address="127.0.0.1" if unix else settings.host,
+            address="127.0.0.1" if unix else _resolve(settings.host),
             port=settings.port,
             uds=Path(settings.host.removeprefix("unix:")) if unix else None,
             interface=Interfaces.RSGI,
@@ -218,9 +219,7 @@ class Listener:
             websockets=False,
             backlog=1024,
             backpressure=MAX_CONNECTIONS,
-            http1_settings=HTTP1Settings(
-                header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=MAX_HEADER_BYTES
-            ),
+            http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=MAX_HEADER_BYTES),
             log_enabled=False,
             **tls,
         )
@@ -235,6 +234,14 @@ class Listener:
         assert self._granian is not None and self._task is not None
         self._granian.stop()
         await asyncio.wait([self._task], timeout=DRAIN_S)
+
+
+def _resolve(host: str) -> str:
+    """The address of a host name; granian takes addresses only."""
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise OperationError(f"--host: {host}: {error.strerror}") from None
 
 
 async def _first(*awaitables: Any) -> None:

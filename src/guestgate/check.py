@@ -1,0 +1,83 @@
+"""`guestgate db check`: does the record agree with itself?
+
+Each check is a question whose answer should be nothing; what it finds is named by id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, func, select
+
+from guestgate import schema
+from guestgate.model import Outcome, Reason, Source, VisitState
+
+_d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
+MOST = 20
+
+
+def check(connection: Connection) -> list[str]:
+    """What is wrong, a sentence each; empty where all is well."""
+    return [*_integrity(connection), *_decisions(connection), *_visits(connection), *_links(connection)]
+
+
+def _integrity(connection: Connection) -> Iterator[str]:
+    if connection.dialect.name == "sqlite":
+        for (problem,) in connection.exec_driver_sql("PRAGMA integrity_check"):
+            if problem != "ok":
+                yield f"the database file is damaged: {problem}"
+
+
+def _decisions(connection: Connection) -> Iterator[str]:
+    """Every allowed check-in has its visit, every visit of a check-in its decision; answers have decisions."""
+    allowed = _d.outcome == Outcome.ALLOWED.value
+    for decision_id in connection.execute(
+        select(_d.id)
+        .join(schema.visits, _v.id == _d.visit_id, isouter=True)
+        .where(allowed, _v.id.is_(None))
+        .limit(MOST)
+    ).scalars():
+        yield f"decision {decision_id} was allowed, but its visit is missing"
+    for decision_id in connection.execute(
+        select(_d.id).where(~allowed, _d.visit_id.is_not(None)).limit(MOST)
+    ).scalars():
+        yield f"decision {decision_id} was not allowed, but names a visit"
+    for decision_id in connection.execute(
+        select(_d.id).where(_d.reason == Reason.OK.value, _d.visit_id != _d.id).limit(MOST)
+    ).scalars():
+        yield f"decision {decision_id} let a member in on another decision's visit"
+    for visit_id in connection.execute(
+        select(_v.id)
+        .join(schema.decisions, (_d.id == _v.id) & (_d.member_id == _v.member_id), isouter=True)
+        .where(_v.source == Source.CHECKIN.value, _d.id.is_(None))
+        .limit(MOST)
+    ).scalars():
+        yield f"visit {visit_id} came from a check-in, but its decision is missing"
+    for decision_id in connection.execute(
+        select(_a.decision_id)
+        .join(schema.decisions, _d.id == _a.decision_id, isouter=True)
+        .where(_d.id.is_(None))
+        .limit(MOST)
+    ).scalars():
+        yield f"an answer is recorded for decision {decision_id}, which is missing"
+
+
+def _visits(connection: Connection) -> Iterator[str]:
+    """A visit's state is what its last correction says."""
+    last = select(_w.visit_id, func.max(_w.seq).label("seq")).group_by(_w.visit_id).subquery()
+    changes = select(_w.visit_id, _w.state, _w.why).join(last, last.c.seq == _w.seq).subquery()
+    rows = connection.execute(
+        select(_v.id, _v.state, changes.c.state.label("last"))
+        .join(changes, changes.c.visit_id == _v.id, isouter=True)
+        .where(func.coalesce(changes.c.state, VisitState.AUTHORIZED.value) != _v.state)
+        .limit(MOST)
+    )
+    for row in rows:
+        yield f"visit {row.id} is {row.state}, but its corrections say {row.last or 'authorized'}"
+
+
+def _links(connection: Connection) -> Iterator[str]:
+    """References that hold."""
+    if connection.dialect.name == "sqlite":
+        for table, _, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(MOST):
+            yield f"a row of {table} names a missing row of {parent}"

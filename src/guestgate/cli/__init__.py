@@ -1,0 +1,59 @@
+"""The command line: one file a noun, thin over the modules that do the work."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from guestgate.cli import db, keys, members, plans, rules, sandbox, serving, studios, visits
+from guestgate.errors import GuestgateError
+
+# Typer brings its own click; this is its UsageError, whichever that is.
+BadUsage: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="guestgate",
+    help="Check-in validation for fitness aggregators.",
+    epilog="Start with: guestgate quickstart · then: guestgate init my-gate",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+serving.register(app)
+app.add_typer(studios.app, name="studio", rich_help_panel="Directory")
+app.add_typer(keys.app, name="key", rich_help_panel="Directory")
+app.add_typer(plans.app, name="plan", rich_help_panel="Directory")
+app.add_typer(members.app, name="member", rich_help_panel="Directory")
+rules.register(app)
+visits.register(app)
+app.add_typer(sandbox.app, name="sandbox", rich_help_panel="Going live")
+app.add_typer(db.app, name="db", rich_help_panel="Care")
+
+
+def main() -> None:
+    """Run a command; the exit status is 0 (done), 1 (failed) or 2 (wrong usage or configuration)."""
+    try:
+        status = app(standalone_mode=False)
+        sys.stdout.flush()
+    except GuestgateError as error:
+        _fail(str(error), error.exit_status)
+    except BadUsage as error:
+        context = error.ctx  # type: ignore[attr-defined]
+        hint = f" (see {context.command_path} --help)" if context else ""
+        _fail(error.format_message().rstrip(".") + hint, 2)  # type: ignore[attr-defined]
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(status or 0)
+
+
+def _fail(sentence: str, status: int) -> None:
+    print(f"guestgate: {sentence}", file=sys.stderr)
+    sys.exit(status)

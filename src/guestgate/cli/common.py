@@ -1,0 +1,125 @@
+"""What commands share: options, the database, and how results are shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from guestgate import settings
+from guestgate.database import Database
+from guestgate.errors import UsageError
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The configuration file.", show_default="guestgate.toml here"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: one object, or for lists one a line.")]
+StudioId = Annotated[str, typer.Option("--studio", metavar="ID", help="The studio.")]
+KeyStdin = Annotated[bool, typer.Option("--key-stdin", help="Read the key from standard input.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many, the latest.")]
+
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def open_database(config: Path | None) -> Database:
+    """The configured database, checked."""
+    return Database.open(settings.load(config).database)
+
+
+def print_json(value: Any) -> None:
+    """One object on one line."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def say(text: str) -> None:
+    """A plain line for people."""
+    console.print(text, markup=False)
+
+
+def show(value: Mapping[str, Any], as_json: bool) -> None:
+    """One object: JSON, or a field a line."""
+    if as_json:
+        print_json(value)
+        return
+    width = max(len(name) for name in value)
+    for name, content in value.items():
+        say(f"{name.ljust(width)}  {text_of(content)}")
+
+
+def show_list(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], as_json: bool, empty: str) -> None:
+    """A list: one JSON object a line, or a table."""
+    if as_json:
+        for row in rows:
+            print_json(row)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for name in columns:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(text_of(row[name]) for name in columns))
+    if table.row_count:
+        console.print(table)
+    else:
+        say(empty)
+
+
+def text_of(value: Any) -> str:
+    """A value as people read it."""
+    if value is None or value in ([], ""):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(text_of(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {text_of(item)}" for name, item in value.items())
+    if isinstance(value, str) and INSTANT.fullmatch(value):
+        return f"{value[:10]} {value[11:16]}Z"
+    return str(value)
+
+
+def read_key() -> str:
+    """A key from standard input: its first line. Keys never come as arguments, which other users can see."""
+    if sys.stdin.isatty():
+        token: str = typer.prompt("Key", hide_input=True)
+    else:
+        token = sys.stdin.readline(4096).strip()
+    if not token:
+        raise UsageError("--key-stdin: there was no key on standard input")
+    return token
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Any]:
+    """A progress bar on a terminal's standard error, nothing elsewhere; yields a function to report with."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    stderr = Console(stderr=True)
+    with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=total or None)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def report_bad_rows(name: str, bad: Sequence[tuple[int, str]], most: int = 100) -> None:
+    """The rows that were not taken, on standard error."""
+    for line, why in sorted(bad)[:most]:
+        print(f"{name}:{line}: {why}", file=sys.stderr)
+    if len(bad) > most:
+        print(f"{name}: … and {len(bad) - most} more", file=sys.stderr)
+
+
+def who() -> str:
+    """Who makes a correction: the operating system's user."""
+    return f"cli:{os.environ.get('SUDO_USER') or os.environ.get('USER') or os.getuid()}"

@@ -1,0 +1,190 @@
+"""`guestgate member …`"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from guestgate import members
+from guestgate.cli.common import (
+    AsJson,
+    ConfigFile,
+    Limit,
+    open_database,
+    progress_bar,
+    report_bad_rows,
+    say,
+    show,
+    show_list,
+)
+from guestgate.errors import UsageError
+from guestgate.members import BadRowError, MemberRow, Upsert, parse_customer, parse_row
+from guestgate.model import Status
+from guestgate.rows import RowFile
+
+app = typer.Typer(help="Members: who may stand at the door.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="The member's id, the platform's aggregatorId.")]
+Customer = Annotated[str, typer.Argument(metavar="CUSTOMER", help="The platform's customerId.")]
+
+
+@app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="CSV with a header, or NDJSON; - for standard input.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Insert or update members by member_id. Bad rows are reported with line and reason, good ones kept.
+
+    Columns: member_id and plan; status, valid_from, valid_until, cycle_anchor, customer_id (several with ;),
+    first_name, last_name, date_of_birth, email, … A column that is left out leaves what is stored; an empty
+    cell clears it.
+
+    [dim]guestgate member import members.csv --dry-run[/dim]
+    """
+    database = open_database(config)
+    source = RowFile(file, members.FIELDS, ("member_id",))
+    upsert = Upsert(dry_run=dry_run)
+    with progress_bar("importing", source.size) as progress:
+        rows = parsed(source, parse_row, upsert.report)
+        if dry_run:
+            with database.read() as connection:
+                for row in rows:
+                    upsert(connection, [row])
+                    progress(source.done)
+        else:
+            for _ in database.write_many(rows, upsert):
+                progress(source.done)
+    finish(file, upsert.report, as_json, "would be " if dry_run else "")
+
+
+def parsed(source: RowFile, parse: Any, report: members.Report) -> Iterator[Any]:
+    """The rows that can be read; the others go into the report."""
+    for row in source:
+        try:
+            if row.fields is None:
+                raise BadRowError(row.problem)
+            yield parse(row.line, row.fields)
+        except BadRowError as error:
+            report.bad.append((row.line, str(error)))
+
+
+def finish(file: str, report: members.Report, as_json: bool, would_be: str = "") -> None:
+    """Say what became of the rows; exit status 1 where some were bad."""
+    report_bad_rows(file, report.bad)
+    if as_json:
+        show(
+            {
+                "added": report.added,
+                "updated": report.updated,
+                "unchanged": report.unchanged,
+                "bad": [{"line": line, "error": why} for line, why in sorted(report.bad)],
+            },
+            as_json,
+        )
+    else:
+        say(
+            f"{report.added} {would_be}added, {report.updated} {would_be}updated, "
+            f"{report.unchanged} unchanged, {len(report.bad)} bad"
+        )
+    if report.bad:
+        raise typer.Exit(1)
+
+
+@app.command("show")
+def show_(member_id: Id, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Show one member with customers and personal data."""
+    with open_database(config).read() as connection:
+        show(members.member_dict(connection, member_id), as_json)
+
+
+@app.command("set")
+def set_(
+    member_id: Id,
+    plan: Annotated[str | None, typer.Option("--plan", metavar="ID", help="The plan.")] = None,
+    status: Annotated[Status | None, typer.Option("--status", help="The membership's state.")] = None,
+    valid_from: Annotated[str | None, typer.Option("--valid-from", metavar="DATE", help="First day.")] = None,
+    valid_until: Annotated[str | None, typer.Option("--valid-until", metavar="DATE", help="Last day.")] = None,
+    cycle_anchor: Annotated[
+        str | None, typer.Option("--cycle-anchor", metavar="DATE", help="The day cycles are counted from.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a member or change one; an empty date ('') clears it.
+
+    [dim]guestgate member set m-1042 --status suspended[/dim]
+    """
+    given = {
+        "plan": plan,
+        "status": status.value if status else None,
+        "valid_from": valid_from,
+        "valid_until": valid_until,
+        "cycle_anchor": cycle_anchor,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        raise UsageError("nothing to set; give --plan, --status, --valid-from, --valid-until or --cycle-anchor")
+    upsert = Upsert()
+    try:
+        row: MemberRow = parse_row(0, {"member_id": member_id, **given})
+    except BadRowError as error:
+        raise UsageError(str(error)) from None
+    with open_database(config).write() as connection:
+        upsert(connection, [row])
+    if upsert.report.bad:
+        raise UsageError(upsert.report.bad[0][1])
+    if as_json:
+        with open_database(config).read() as connection:
+            show(members.member_dict(connection, member_id), as_json)
+    else:
+        what = "added" if upsert.report.added else "changed" if upsert.report.updated else "unchanged"
+        say(f"member {member_id} {what}")
+
+
+@app.command("list")
+def list_(
+    plan: Annotated[str | None, typer.Option("--plan", metavar="ID", help="Only this plan's.")] = None,
+    status: Annotated[Status | None, typer.Option("--status", help="Only in this state.")] = None,
+    limit: Limit = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """List members, without personal data."""
+    with open_database(config).read() as connection:
+        rows = members.member_list(connection, plan=plan, status=status.value if status else None, limit=limit)
+        columns = ("member_id", "plan", "status", "valid_from", "valid_until", "cycle_anchor")
+        show_list(rows, columns, as_json, "no members; import some: guestgate member import members.csv")
+
+
+@app.command()
+def link(member_id: Id, customer: Customer, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Say that one of the platform's customers is this member."""
+    with open_database(config).write() as connection:
+        members.link(connection, member_id, _customer(customer))
+    _linked(member_id, customer, "linked to", as_json)
+
+
+@app.command()
+def unlink(member_id: Id, customer: Customer, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """End such a link."""
+    with open_database(config).write() as connection:
+        members.unlink(connection, member_id, _customer(customer))
+    _linked(member_id, customer, "unlinked from", as_json)
+
+
+def _customer(text: str) -> int:
+    try:
+        return parse_customer(text)
+    except BadRowError as error:
+        raise UsageError(str(error)) from None
+
+
+def _linked(member_id: str, customer: str, what: str, as_json: bool) -> None:
+    if as_json:
+        show({"member_id": member_id, "customer_id": int(customer), "linked": what == "linked to"}, as_json)
+    else:
+        say(f"customer {customer} {what} member {member_id}")

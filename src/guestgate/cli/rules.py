@@ -1,0 +1,153 @@
+"""`guestgate explain`, `guestgate decisions`"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import Connection
+
+from guestgate import clock, record
+from guestgate.cli.common import AsJson, ConfigFile, Limit, StudioId, console, open_database, print_json, say
+from guestgate.database import Database
+from guestgate.explain import explain
+from guestgate.instants import parse_instant, parse_since
+
+FOLLOW_S = 0.5
+# An answer's fate is recorded a moment after the decision; following waits for it so long.
+ANSWER_PATIENCE_MS = 2000
+SHOWN = 50
+
+Member = Annotated[str | None, typer.Option("--member", metavar="ID", help="Only this member's.")]
+Studio = Annotated[str | None, typer.Option("--studio", metavar="ID", help="Only at this studio.")]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="T", help="Only since then: 24h, 30d or an ISO instant with offset."),
+]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as new ones come, until Ctrl-C.")]
+
+MARKS = {
+    "passes": "[dim]·[/dim]",
+    "allows": "[green]✔[/green]",
+    "denies": "[red]✘[/red]",
+    "not_evaluated": "[dim]–[/dim]",
+}
+COLOURS = {"allowed": "green", "denied": "red", "undecided": "yellow"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command("explain", rich_help_panel="The record")(explain_command)
+    app.command("decisions", rich_help_panel="The record")(decisions)
+
+
+def explain_command(
+    member: Annotated[str, typer.Argument(metavar="MEMBER", help="The member's id.")],
+    studio: StudioId,
+    at: Annotated[str | None, typer.Option("--at", metavar="ISO", help="At an instant other than now.")] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what the door would answer, and what every rule says. Records nothing.
+
+    [dim]guestgate explain m-1042 --studio berlin-1 --at 2026-11-23T18:02:00+01:00[/dim]
+    """
+    instant = parse_instant(at, "--at") if at else clock.now()
+    with open_database(config).read() as connection:
+        answer = explain(connection, member, studio, instant)
+    if as_json:
+        print_json(answer)
+        return
+    colour = COLOURS[answer["decision"]]
+    console.print(f"[bold {colour}]{answer['decision']}[/] · {answer['reason']}")
+    if answer["next_allowed_at"]:
+        say(f"next allowed at {answer['next_allowed_at']}")
+    for rule in answer["rules"]:
+        console.print(f"  {MARKS[rule['verdict']]} {rule['rule']:<23}", end=" ")
+        console.print(rule["detail"], markup=False, style="" if rule["verdict"] in ("denies", "allows") else "dim")
+
+
+def decisions(
+    member: Member = None,
+    studio: Studio = None,
+    since: Since = None,
+    follow: Follow = False,
+    limit: Limit = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """List check-ins and what they were told, oldest first; on a terminal the latest 50."""
+
+    def read(connection: Connection, chosen: record.Filter) -> Iterator[tuple[int, dict[str, Any]]]:
+        for seq, row in record.decisions(connection, chosen):
+            if follow and row["answer_ms"] is None and _fresh(row["received_at"]):
+                return
+            yield seq, row
+
+    list_or_follow(
+        open_database(config),
+        read,
+        chosen_rows(member, studio, since, limit, as_json),
+        follow,
+        as_json,
+        _line,
+    )
+
+
+def chosen_rows(
+    member: str | None, studio: str | None, since: str | None, limit: int | None, as_json: bool
+) -> record.Filter:
+    """The part of the record that the options ask for."""
+    start = parse_since(since, clock.now()) if since else None
+    return record.Filter(member, studio, start, limit=limit if limit or as_json else SHOWN)
+
+
+def list_or_follow(
+    database: Database,
+    read: Callable[[Connection, record.Filter], Iterator[tuple[int, dict[str, Any]]]],
+    chosen: record.Filter,
+    follow: bool,
+    as_json: bool,
+    line: Callable[[dict[str, Any]], str],
+) -> None:
+    """Print what there is and, where asked, what comes."""
+    seen = 0
+    with suppress(KeyboardInterrupt):
+        while True:
+            with database.read() as connection:
+                for seq, row in read(connection, chosen):
+                    seen = seq
+                    if as_json:
+                        print_json(row)
+                    else:
+                        console.print(line(row))
+            if not follow:
+                break
+            chosen = record.Filter(chosen.member, chosen.studio, chosen.since, after=seen)
+            clock.sleep(FOLLOW_S)
+    if not seen and not as_json:
+        say("nothing recorded")
+
+
+def _fresh(received_at: str) -> bool:
+    age = clock.now() - datetime.fromisoformat(received_at)
+    return age.total_seconds() * 1000 < ANSWER_PATIENCE_MS
+
+
+def _line(row: dict[str, Any]) -> str:
+    colour = COLOURS[row["decision"]]
+    left = "not delivered" if row["undelivered"] else row["http_status"] or "?"
+    ms = "" if row["answer_ms"] is None else f"{row['answer_ms']:.1f} ms"
+    member = _escape(row["member"] or f"? {row['aggregator_id']}")
+    return (
+        f"[dim]{row['received_at'][:10]} {row['received_at'][11:23]}Z[/dim]  "
+        f"[{colour}]{row['decision']:<9}[/] {row['reason']:<22} "
+        f"{_escape(row['studio']):<14} {member:<20} {left!s:>13} {ms:>9}"
+    )
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,138 @@
+"""`guestgate sandbox …`: the platform's side."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guestgate import clock, members, settings, studios
+from guestgate.cli.common import (
+    AsJson,
+    ConfigFile,
+    KeyStdin,
+    StudioId,
+    console,
+    open_database,
+    print_json,
+    read_key,
+    say,
+)
+from guestgate.database import Database
+from guestgate.directory import KeyKind
+from guestgate.errors import OperationError
+from guestgate.sandbox.door import Desk, Door, Tap
+
+app = typer.Typer(help="Play the platform: call the door as a studio does.", no_args_is_help=True)
+
+# A temporary key is known to the server after this long, at the latest.
+KEY_PATIENCE_S = 2.5
+KEY_LIFE = timedelta(minutes=1)
+
+
+@app.callback()
+def group() -> None:
+    """Play the platform: call the door as a studio does."""
+
+
+@app.command()
+def tap(
+    member: Annotated[str, typer.Argument(metavar="MEMBER", help="What the card says: the aggregatorId.")],
+    studio: StudioId,
+    customer: Annotated[
+        int | None,
+        typer.Option("--customer", metavar="N", min=1, help="The customerId; else the member's, or one made up."),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="The endpoint; else this configuration's server."),
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option("--ca", metavar="FILE", help="A certificate to trust besides the system's.")
+    ] = None,
+    key_stdin: KeyStdin = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold a card to a studio's reader: one real call, cancelled after 750 ms, and what the desk would see.
+
+    Without a key a temporary one is made, and revoked afterwards.
+
+    [dim]guestgate sandbox tap m-1042 --studio berlin-1[/dim]
+    """
+    loaded = settings.load(config)
+    database = open_database(config)
+    customer_id = customer or _customer_of(database, member)
+    url = url or own_url(loaded)
+    ca = ca or loaded.tls_cert
+    if key_stdin:
+        token = read_key()
+        outcome = asyncio.run(_tap(url, token, ca, member, customer_id, patience_s=0))
+    else:
+        with temporary_key(database, studio) as token:
+            outcome = asyncio.run(_tap(url, token, ca, member, customer_id, patience_s=KEY_PATIENCE_S))
+    if as_json:
+        print_json(
+            {
+                "desk": outcome.desk.value,
+                "http_status": outcome.status,
+                "ms": outcome.ms,
+                "reason": outcome.reason,
+                "note": outcome.note,
+            }
+        )
+        return
+    colour = "green" if outcome.desk is Desk.OPEN else "yellow" if outcome.desk is Desk.ERROR else "red"
+    console.print(f"The desk sees: [bold {colour}]{outcome.desk.value}[/]")
+    facts = [f"status {outcome.status}" if outcome.status else None, f"{outcome.ms} ms"]
+    say(", ".join(fact for fact in (*facts, outcome.reason, outcome.note) if fact))
+
+
+async def _tap(url: str, token: str, ca: Path | None, member: str, customer: int, patience_s: float) -> Tap:
+    """One tap; with patience, tries again while the server does not know the key yet."""
+    give_up_at = clock.monotonic() + patience_s
+    async with Door(url, token, ca) as door:
+        while True:
+            outcome = await door.tap(member, customer)
+            if outcome.status != 401 or clock.monotonic() >= give_up_at:
+                return outcome
+            await asyncio.sleep(0.2)
+
+
+def own_url(loaded: settings.Settings) -> str:
+    """The endpoint of the server with this configuration, on this machine."""
+    if loaded.host.startswith("unix:"):
+        raise OperationError("the server listens on a Unix socket; give the proxy's --url")
+    scheme = "http" if loaded.behind_proxy else "https"
+    host = "localhost" if loaded.host in ("0.0.0.0", "::") else loaded.host  # noqa: S104
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{loaded.port}{loaded.checkin_path}"
+
+
+@contextmanager
+def temporary_key(database: Database, studio: str) -> Iterator[str]:
+    """A key of the studio that is revoked at the end, and expires by itself should we not get that far."""
+    token = secrets.token_urlsafe(32)
+    with database.write() as connection:
+        fingerprint = studios.add_key(connection, studio, token, KeyKind.CHECKIN, clock.now() + KEY_LIFE)
+    try:
+        yield token
+    finally:
+        with database.write() as connection:
+            studios.revoke_key(connection, fingerprint)
+
+
+def _customer_of(database: Database, member: str) -> int:
+    """The member's first customer, or a number made from the id that is always the same."""
+    with database.read() as connection:
+        try:
+            linked: list[int] = members.member_dict(connection, member)["customers"]
+        except OperationError:
+            linked = []
+    return linked[0] if linked else 1_000_000_000 + zlib.crc32(member.encode())

@@ -1,0 +1,99 @@
+"""`guestgate studio …`"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from guestgate import studios
+from guestgate.cli.common import AsJson, ConfigFile, KeyStdin, open_database, read_key, say, show, show_list
+from guestgate.cli.keys import add_key
+from guestgate.directory import KeyKind
+
+app = typer.Typer(help="Studios: who may call the door.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="Your own short name for the studio.")]
+Name = Annotated[str, typer.Option("--name", metavar="N", help="What people call it.")]
+Timezone = Annotated[
+    str,
+    typer.Option("--timezone", metavar="TZ", help="Its time zone, such as Europe/Berlin; days and hours follow it."),
+]
+Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="A tag that plans can name; repeatable.")]
+
+
+@app.command()
+def add(
+    studio_id: Id,
+    name: Name,
+    timezone: Timezone,
+    tag: Tags = None,
+    test: Annotated[bool, typer.Option("--test", help="Its visits never count and never pay.")] = False,
+    key_stdin: KeyStdin = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a studio, with the key that the platform sends for it.
+
+    [dim]printf '%s' "$KEY" | guestgate studio add berlin-1 --name "Berlin Mitte" --timezone Europe/Berlin
+    --tag classic --key-stdin[/dim]
+    """
+    token = read_key() if key_stdin else None
+    with open_database(config).write() as connection:
+        studios.add(connection, studio_id, name=name, timezone=timezone, tags=frozenset(tag or ()), test=test)
+        fingerprint = add_key(connection, studio_id, token, KeyKind.CHECKIN, None) if token else None
+    if as_json:
+        show({"id": studio_id, "fingerprint": fingerprint}, as_json)
+    elif fingerprint:
+        say(f"studio {studio_id} added with key {fingerprint}")
+    else:
+        say(f"studio {studio_id} added; give it a key: guestgate key add {studio_id} --key-stdin")
+
+
+@app.command("set")
+def set_(
+    studio_id: Id,
+    name: Annotated[str | None, typer.Option("--name", metavar="N", help="A new name.")] = None,
+    timezone: Annotated[str | None, typer.Option("--timezone", metavar="TZ", help="A new time zone.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="All its tags from now on.")] = None,
+    no_tags: Annotated[bool, typer.Option("--no-tags", help="Take its tags away.")] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a studio. Past visits keep their local date and tags."""
+    tags = frozenset(tag) if tag else frozenset() if no_tags else None
+    with open_database(config).write() as connection:
+        studios.change(connection, studio_id, name=name, timezone=timezone, tags=tags)
+    _done(studio_id, "changed", as_json)
+
+
+@app.command("list")
+def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """List all studios."""
+    with open_database(config).read() as connection:
+        rows = studios.studio_list(connection)
+    columns = ("id", "name", "timezone", "tags", "active", "test", "keys")
+    show_list(rows, columns, as_json, "no studios yet; add one: guestgate studio add --help")
+
+
+@app.command()
+def pause(studio_id: Id, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Deny every check-in at a studio, with the reason studio_inactive."""
+    with open_database(config).write() as connection:
+        studios.change(connection, studio_id, active=False)
+    _done(studio_id, "paused", as_json)
+
+
+@app.command()
+def resume(studio_id: Id, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Take check-ins of a paused studio again."""
+    with open_database(config).write() as connection:
+        studios.change(connection, studio_id, active=True)
+    _done(studio_id, "resumed", as_json)
+
+
+def _done(studio_id: str, what: str, as_json: bool) -> None:
+    if as_json:
+        show({"id": studio_id, what: True}, as_json)
+    else:
+        say(f"studio {studio_id} {what}; servers follow within 2 seconds")

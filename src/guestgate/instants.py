@@ -1,0 +1,36 @@
+"""Instants as users write them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from guestgate.errors import UsageError
+
+_SPAN = re.compile(r"(\d+)([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def parse_instant(text: str, name: str) -> datetime:
+    """An ISO 8601 instant with offset, in UTC. Raises UsageError that names the option or field."""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{name}: {text!r} is not an instant; write 2026-11-23T18:02:00+01:00") from None
+    if instant.tzinfo is None:
+        raise UsageError(f"{name}: {text!r} has no offset from UTC; write {text}Z or {text}+01:00")
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise UsageError(f"{name}: {text!r} lies outside the calendar") from None
+
+
+def parse_since(text: str, now: datetime, name: str = "--since") -> datetime:
+    """An instant, or how long ago: ``90m``, ``24h``, ``30d``."""
+    match = _SPAN.fullmatch(text)
+    if match is None:
+        return parse_instant(text, name)
+    try:
+        return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        raise UsageError(f"{name}: {text!r} lies outside the calendar") from None

@@ -1,0 +1,109 @@
+"""Changing plans. Every function is part of the caller's transaction."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from guestgate import clock, plans_file, schema
+from guestgate.directory import changed, load_plans
+from guestgate.errors import OperationError
+from guestgate.model import Plan
+from guestgate.suggest import did_you_mean
+
+_plans, _versions, _members = schema.plans, schema.plan_versions, schema.members
+
+
+def apply(connection: Connection, documents: dict[str, plans_file.PlanDocument]) -> dict[str, str]:
+    """Make these plans the ones in force; plans that are not named stay as they are.
+
+    Returns what became of each: ``added``, ``changed`` or ``unchanged``. A changed plan gets a new version.
+    """
+    outcome = {}
+    for plan_id, content in documents.items():
+        document = plans_file.document_of(content)
+        row = connection.execute(
+            select(_plans.c.version, _plans.c.removed_at_ms, _versions.c.document)
+            .join(_versions, (_versions.c.plan_id == _plans.c.id) & (_versions.c.version == _plans.c.version))
+            .where(_plans.c.id == plan_id)
+        ).one_or_none()
+        if row is not None and row.removed_at_ms is None and row.document == document:
+            outcome[plan_id] = "unchanged"
+            continue
+        plan = plans_file.plan_of(plan_id, (row.version if row else 0) + 1, document)
+        _check_anchors(connection, plan)
+        if row is None:
+            connection.execute(insert(_plans).values(id=plan_id, version=plan.version))
+        else:
+            connection.execute(
+                update(_plans).where(_plans.c.id == plan_id).values(version=plan.version, removed_at_ms=None)
+            )
+        connection.execute(
+            insert(_versions).values(
+                plan_id=plan_id, version=plan.version, document=document, applied_at_ms=clock.now_ms()
+            )
+        )
+        outcome[plan_id] = "added" if row is None or row.removed_at_ms is not None else "changed"
+    if set(outcome.values()) - {"unchanged"}:
+        changed(connection)
+    return outcome
+
+
+def _check_anchors(connection: Connection, plan: Plan) -> None:
+    if not plan.has_cycle:
+        return
+    without = connection.execute(
+        select(_members.c.id)
+        .where(_members.c.plan_id == plan.id, _members.c.cycle_anchor.is_(None), _members.c.valid_from.is_(None))
+        .limit(3)
+    ).scalars()
+    names = ", ".join(without)
+    if names:
+        raise OperationError(
+            f"plan {plan.id} counts in cycles, but some of its members have neither cycle_anchor nor "
+            f"valid_from: {names}"
+        )
+
+
+def remove(connection: Connection, plan_id: str) -> None:
+    """Take a plan out of force. Raises OperationError while members have it."""
+    require(connection, plan_id)
+    members = connection.execute(
+        select(func.count()).select_from(_members).where(_members.c.plan_id == plan_id)
+    ).scalar_one()
+    if members:
+        raise OperationError(f"plan {plan_id} has {members} members; give them another plan first")
+    connection.execute(update(_plans).where(_plans.c.id == plan_id).values(removed_at_ms=clock.now_ms()))
+    changed(connection)
+
+
+def require(connection: Connection, plan_id: str) -> Plan:
+    """The plan in force. Raises OperationError naming similar ids."""
+    plans = load_plans(connection)
+    if plan_id not in plans:
+        raise OperationError(f"there is no plan {plan_id}{did_you_mean(plan_id, plans)}")
+    return plans[plan_id]
+
+
+def plan_list(connection: Connection) -> list[dict[str, Any]]:
+    """The plans in force as users see them, by id."""
+    counts: dict[str, int] = dict(
+        connection.execute(select(_members.c.plan_id, func.count()).group_by(_members.c.plan_id)).tuples().all()
+    )
+    rows = connection.execute(
+        select(_versions.c.plan_id, _versions.c.version, _versions.c.document)
+        .join(_plans, (_plans.c.id == _versions.c.plan_id) & (_plans.c.version == _versions.c.version))
+        .where(_plans.c.removed_at_ms.is_(None))
+        .order_by(_plans.c.id)
+    )
+    return [
+        {
+            "id": row.plan_id,
+            "version": row.version,
+            **json.loads(row.document),
+            "members": counts.get(row.plan_id, 0),
+        }
+        for row in rows
+    ]

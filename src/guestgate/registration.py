@@ -1,0 +1,39 @@
+"""The email that registers an endpoint with the platform."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from guestgate.errors import UsageError
+from guestgate.settings import Settings
+
+PLATFORM = "info@perfectgym.com"
+
+
+def email(url: str, settings: Settings) -> dict[str, str]:
+    """Recipient, subject and body. Raises UsageError for an address that the platform cannot call."""
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname:
+        raise UsageError(f"--url: {url!r} should be a public https address, as the platform will call it")
+    if parts.hostname in ("localhost", "127.0.0.1", "::1"):
+        raise UsageError(f"--url: {parts.hostname} is this machine; give the address the platform can reach")
+    path = parts.path.rstrip("/")
+    if path and path != settings.checkin_path:
+        raise UsageError(f"--url: ends in {path}, but this server answers on {settings.checkin_path} (checkin_path)")
+    address = f"https://{parts.netloc}{settings.checkin_path}"
+    ours = f"Our aggregator id: {settings.aggregator_id}\n" if settings.aggregator_id else ""
+    return {
+        "to": PLATFORM,
+        "subject": "Check-in validation: registration of our endpoint",
+        "body": (
+            "Hello,\n\n"
+            "please register our endpoint for the validation of guest check-ins:\n\n"
+            f"Endpoint: {address}\n"
+            f"{ours}\n"
+            "It takes POST requests over HTTPS (TLS 1.2 and 1.3) with the studio's X-API-Key, answers 200 where\n"
+            "the member may enter and 403 where not, within 750 ms. The API key of each studio that has\n"
+            "activated our integration is known to us from the partner setup.\n\n"
+            "Please tell us when calls will start to arrive.\n\n"
+            "Kind regards\n"
+        ),
+    }

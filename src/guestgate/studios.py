@@ -1,0 +1,223 @@
+"""Changing studios and their keys. Every function is part of the caller's transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+from sqlalchemy import Connection, insert, select, update
+
+from guestgate import clock, schema
+from guestgate.directory import KeyKind, changed, fingerprint, tags_of, tags_text
+from guestgate.errors import OperationError, UsageError
+from guestgate.suggest import did_you_mean
+
+_ID = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+_TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
+MIN_ENTROPY_BITS = 128
+
+_studios, _keys = schema.studios, schema.keys
+
+
+def add(
+    connection: Connection, studio_id: str, *, name: str, timezone: str, tags: frozenset[str], test: bool
+) -> None:
+    """Add a studio. Raises OperationError where one of this id exists."""
+    check_id(studio_id, "a studio's id")
+    _check(name, timezone, tags)
+    if _row(connection, studio_id) is not None:
+        raise OperationError(f"studio {studio_id} exists already; change it with guestgate studio set")
+    connection.execute(
+        insert(_studios).values(
+            id=studio_id,
+            name=name,
+            timezone=timezone,
+            tags=tags_text(tags),
+            active=True,
+            test=test,
+            created_at_ms=clock.now_ms(),
+        )
+    )
+    changed(connection)
+
+
+def change(
+    connection: Connection,
+    studio_id: str,
+    *,
+    name: str | None = None,
+    timezone: str | None = None,
+    tags: frozenset[str] | None = None,
+    active: bool | None = None,
+) -> None:
+    """Change what is given. Visits keep the local date and the tags that they were made with."""
+    row = require(connection, studio_id)
+    _check(name or row.name, timezone or row.timezone, tags or frozenset())
+    values = {"name": name, "timezone": timezone, "active": active}
+    values["tags"] = None if tags is None else tags_text(tags)
+    values = {column: value for column, value in values.items() if value is not None}
+    if values:
+        connection.execute(update(_studios).where(_studios.c.id == studio_id).values(values))
+        changed(connection)
+
+
+def studio_list(connection: Connection) -> list[dict[str, Any]]:
+    """All studios as users see them, by id, with the number of keys in force."""
+    valid: dict[str, int] = {}
+    for key in key_list(connection):
+        if key["state"] == "valid":
+            valid[key["studio"]] = valid.get(key["studio"], 0) + 1
+    return [
+        {
+            "id": row.id,
+            "name": row.name,
+            "timezone": row.timezone,
+            "tags": sorted(tags_of(row.tags)),
+            "active": row.active,
+            "test": row.test,
+            "keys": valid.get(row.id, 0),
+        }
+        for row in connection.execute(select(_studios).order_by(_studios.c.id))
+    ]
+
+
+def require(connection: Connection, studio_id: str) -> Any:
+    """The studio's row. Raises OperationError naming similar ids."""
+    row = _row(connection, studio_id)
+    if row is None:
+        known = connection.execute(select(_studios.c.id)).scalars()
+        raise OperationError(f"there is no studio {studio_id}{did_you_mean(studio_id, known)}")
+    return row
+
+
+def _row(connection: Connection, studio_id: str) -> Any:
+    return connection.execute(select(_studios).where(_studios.c.id == studio_id)).one_or_none()
+
+
+def _check(name: str, timezone: str, tags: frozenset[str]) -> None:
+    if not name.strip() or len(name) > 255:
+        raise UsageError("--name: should have 1 to 255 characters")
+    for tag in tags:
+        check_id(tag, "--tag")
+    try:
+        ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        similar = did_you_mean(timezone, available_timezones())
+        raise UsageError(f"--timezone: there is no time zone {timezone!r}{similar}; write Europe/Berlin") from None
+
+
+def check_id(value: str, what: str) -> None:
+    """Raise UsageError unless this can be an id."""
+    if not _ID.fullmatch(value) or not _encodable(value):
+        raise UsageError(f"{what} has 1 to 255 characters and no control characters")
+
+
+def _encodable(value: str) -> bool:
+    return not any(0xD800 <= ord(character) <= 0xDFFF for character in value)
+
+
+def add_key(
+    connection: Connection, studio_id: str, token: str, kind: KeyKind, expires_at: datetime | None = None
+) -> str:
+    """Give a studio a token; returns its fingerprint. The token itself is not stored.
+
+    Given again it is renewed. Raises OperationError where another studio holds it.
+    """
+    require(connection, studio_id)
+    if not _TOKEN.fullmatch(token):
+        raise UsageError("the key should be 1 to 512 printable ASCII characters without spaces")
+    if expires_at is not None and expires_at <= clock.now():
+        raise UsageError("--expires: lies in the past")
+    sha256 = hashlib.sha256(token.encode()).hexdigest()
+    now_ms = clock.now_ms()
+    for row in connection.execute(select(_keys).where(_keys.c.sha256 == sha256)):
+        if row.studio_id != studio_id and _state(row, now_ms) == "valid":
+            raise OperationError(f"the key {fingerprint(sha256)} is held by studio {row.studio_id}")
+    known = connection.execute(
+        select(_keys.c.kind).where(_keys.c.sha256 == sha256, _keys.c.kind == kind.value)
+    ).one_or_none()
+    values = {
+        "studio_id": studio_id,
+        "created_at_ms": now_ms,
+        "expires_at_ms": clock.to_ms(expires_at) if expires_at else None,
+        "revoked_at_ms": None,
+    }
+    if known is None:
+        connection.execute(insert(_keys).values(sha256=sha256, kind=kind.value, **values))
+    else:
+        connection.execute(update(_keys).where(_keys.c.sha256 == sha256, _keys.c.kind == kind.value).values(values))
+    changed(connection)
+    return fingerprint(sha256)
+
+
+def revoke_key(connection: Connection, fingerprint_: str) -> int:
+    """End every use of a token; returns how many kinds it served. Raises OperationError where there is none."""
+    if not re.fullmatch(r"[0-9a-f]{8,64}", fingerprint_):
+        raise UsageError(f"{fingerprint_!r} is not a fingerprint; guestgate key list shows them")
+    found = connection.execute(
+        select(_keys.c.sha256).where(
+            _keys.c.sha256.startswith(fingerprint_, autoescape=True), _keys.c.revoked_at_ms.is_(None)
+        )
+    ).scalars()
+    hashes = set(found)
+    if not hashes:
+        raise OperationError(f"there is no key {fingerprint_} in force; guestgate key list shows them")
+    if len(hashes) > 1:
+        raise OperationError(f"{fingerprint_} fits several keys; give more digits")
+    result = connection.execute(
+        update(_keys)
+        .where(_keys.c.sha256 == hashes.pop(), _keys.c.revoked_at_ms.is_(None))
+        .values(revoked_at_ms=clock.now_ms())
+    )
+    changed(connection)
+    return result.rowcount
+
+
+def key_list(connection: Connection, studio_id: str | None = None) -> list[dict[str, Any]]:
+    """All keys as users see them: fingerprints, never tokens."""
+    now_ms = clock.now_ms()
+    query = select(_keys).order_by(_keys.c.studio_id, _keys.c.created_at_ms)
+    if studio_id is not None:
+        require(connection, studio_id)
+        query = query.where(_keys.c.studio_id == studio_id)
+    return [
+        {
+            "fingerprint": fingerprint(row.sha256),
+            "studio": row.studio_id,
+            "kind": row.kind,
+            "state": _state(row, now_ms),
+            "created_at": clock.iso(clock.from_ms(row.created_at_ms)),
+            "expires_at": clock.iso(clock.from_ms(row.expires_at_ms)) if row.expires_at_ms else None,
+        }
+        for row in connection.execute(query)
+    ]
+
+
+def _state(row: Any, now_ms: int) -> str:
+    if row.revoked_at_ms is not None:
+        return "revoked"
+    if row.expires_at_ms is not None and row.expires_at_ms <= now_ms:
+        return "expired"
+    return "valid"
+
+
+def is_weak(token: str) -> bool:
+    """Whether a token surely has less than 128 bits of entropy, judged by its length and kinds of characters."""
+    alphabet = sum(
+        size
+        for pattern, size in (
+            (r"[0-9]", 10),
+            (r"[a-f]", 6),
+            (r"[g-z]", 20),
+            (r"[A-Z]", 26),
+            (r"[^0-9a-zA-Z]", 32),
+        )
+        if re.search(pattern, token)
+    )
+    distinct = len(set(token))
+    if distinct < 8:
+        return True
+    return len(token) * (alphabet - 1).bit_length() < MIN_ENTROPY_BITS

@@ -1,0 +1,99 @@
+"""Visits that no check-in made: those of an earlier system, so that limits carry on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID, uuid5
+
+from sqlalchemy import Connection
+
+from guestgate import clock, directory, schema
+from guestgate.bulk import BulkInsert, BulkSelect
+from guestgate.errors import UsageError
+from guestgate.instants import parse_instant
+from guestgate.members import BadRowError, Report
+from guestgate.model import Source, VisitState
+
+FIELDS = ("member_id", "studio_id", "at")
+# Importing the same visit twice gives the same id.
+NAMESPACE = UUID("6f1b5d5e-2f0b-5c55-9a3e-3f0c2f3f7a11")
+
+_members = BulkSelect(schema.members.c.id, schema.members.c.plan_id, among=schema.members.c.id)
+_visits = BulkSelect(schema.visits.c.id, among=schema.visits.c.id)
+_insert = BulkInsert(schema.visits, leave_out="seq")
+
+
+class VisitRow(NamedTuple):
+    """A visit as an earlier system knew it."""
+
+    line: int
+    member_id: str
+    studio_id: str
+    at: datetime
+
+    @property
+    def id(self) -> str:
+        """The same for the same member, studio and millisecond."""
+        return str(uuid5(NAMESPACE, f"{self.member_id}\0{self.studio_id}\0{clock.to_ms(self.at)}"))
+
+
+def parse_row(line: int, given: dict[str, Any]) -> VisitRow:
+    """Check one row's fields, each by itself. Raises BadRowError."""
+    for name in given:
+        if name not in FIELDS:
+            raise BadRowError(f"{name}: there is no such field")
+    for name in FIELDS:
+        if not isinstance(given.get(name), str) or not given[name].strip():
+            raise BadRowError(f"{name}: is missing")
+    try:
+        at = parse_instant(given["at"].strip(), "at")
+    except UsageError as error:
+        raise BadRowError(str(error)) from None
+    if at > clock.now():
+        raise BadRowError(f"at: {given['at']} lies in the future")
+    return VisitRow(line, given["member_id"].strip(), given["studio_id"].strip(), at)
+
+
+class Import:
+    """Adds visits that are not there yet; bad rows are reported and the others kept."""
+
+    def __init__(self) -> None:
+        """Nothing has been imported yet."""
+        self.report = Report()
+
+    def __call__(self, connection: Connection, rows: Sequence[VisitRow]) -> None:
+        """Take some rows."""
+        studios = directory.load(connection).studios
+        members = {member_id for member_id, _ in _members(connection, {row.member_id for row in rows})}
+        present = {visit_id for (visit_id,) in _visits(connection, {row.id for row in rows})}
+        fresh = []
+        for row in rows:
+            if row.member_id not in members:
+                self.report.bad.append((row.line, f"member_id: there is no member {row.member_id!r}"))
+            elif row.studio_id not in studios:
+                self.report.bad.append((row.line, f"studio_id: there is no studio {row.studio_id!r}"))
+            elif row.id in present:
+                self.report.unchanged += 1
+            else:
+                present.add(row.id)
+                self.report.added += 1
+                studio = studios[row.studio_id]
+                fresh.append(
+                    (
+                        row.id,
+                        row.member_id,
+                        studio.id,
+                        clock.to_ms(row.at),
+                        row.at.astimezone(studio.timezone).date().isoformat(),
+                        directory.tags_text(studio.tags),
+                        studio.test,
+                        VisitState.AUTHORIZED.value,
+                        None,
+                        Source.IMPORT.value,
+                        None,
+                        None,
+                    )
+                )
+        _insert(connection, fresh)
