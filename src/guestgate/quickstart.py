@@ -149,7 +149,7 @@ def run(seconds: int | None, *, quiet: bool = False) -> dict[str, Any]:
 def _serving(folder: Path) -> Iterator[Gate]:
     """A server with demo studios, plans and members, ended again at the end."""
     config = starter.write(folder, CONTRACT_AGGREGATOR_ID)["config"]
-    cert, key = _certificate(folder)
+    cert, key = make_certificate(folder)
     port = _free_port()
     keys = _populate(Database(settings.load(config).database))
     gate = Gate(f"https://localhost:{port}/checkin-validation", cert, keys)
@@ -320,7 +320,7 @@ def _say_goodbye(console: Console, town: Town) -> None:
     console.print("Your own: guestgate init my-gate", soft_wrap=True)
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
+def make_certificate(folder: Path) -> tuple[Path, Path]:
     """A self-signed certificate for localhost, good for two days."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])

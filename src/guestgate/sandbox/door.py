@@ -80,7 +80,7 @@ class Door:
         except TimeoutError:
             return Tap(Desk.ERROR, None, _ms(started), note="no answer within 750 ms; the call was cancelled")
         except httpx.HTTPError as error:
-            return Tap(Desk.ERROR, None, _ms(started), note=f"no answer: {error or type(error).__name__}")
+            return Tap(Desk.ERROR, None, _ms(started), note=f"no answer: {_cause(error)}")
         status, ms = response.status_code, _ms(started)
         return Tap(BY_STATUS.get(status, Desk.ERROR), status, ms, *_reason(response))
 
@@ -95,6 +95,13 @@ def trust(ca: Path | None) -> ssl.SSLContext:
         except (OSError, ssl.SSLError) as error:
             raise UsageError(f"--ca: {ca}: {error}") from None
     return context
+
+
+def _cause(error: httpx.HTTPError) -> str:
+    text = str(error) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"the certificate is not trusted ({text.rpartition(': ')[2]}); --ca FILE trusts one more"
+    return text
 
 
 def _ms(started: float) -> float:

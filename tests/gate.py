@@ -1,0 +1,179 @@
+"""A real installation for tests: its own folder, database, certificate and server process."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from guestgate.database import Database
+from guestgate.quickstart import make_certificate
+
+PATH = "/checkin-validation"
+PLANS = """\
+[plans.free]
+name = "Free"
+reentry_minutes = 0
+
+[plans.once]
+name = "Once a day"
+reentry_minutes = 0
+limits = [{ max = 1, per = "day" }]
+"""
+
+
+class Gate:
+    """One installation. `cli` runs a command as a user would; `start` serves it over TLS on a free port."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        """Create it with `guestgate init`; `options` are appended to every `serve`."""
+        self.folder = folder
+        self.options = options
+        self.cert, self.key_file = make_certificate(folder)
+        self.port = free_port()
+        self.keys: dict[str, str] = {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = folder / "server.log"
+        self.home = folder / "gate"
+        self.cli("init", str(self.home), config=False)
+
+    @property
+    def database(self) -> Database:
+        """The installation's database."""
+        return Database(f"sqlite:///{self.home / 'guestgate.db'}")
+
+    @property
+    def url(self) -> str:
+        """Where check-ins are taken."""
+        return f"https://localhost:{self.port}{PATH}"
+
+    def cli(
+        self, *arguments: str, input: str = "", status: int | None = 0, config: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command; fails the test unless it exits with `status` (None: any)."""
+        command = [sys.executable, "-m", "guestgate", *arguments]
+        if config:
+            command += ["--config", str(self.home / "guestgate.toml")]
+        done = subprocess.run(
+            command, input=input, capture_output=True, text=True, env=environment(), timeout=60, check=False
+        )
+        assert status is None or done.returncode == status, (done.returncode, done.stdout, done.stderr)
+        return done
+
+    def json(self, *arguments: str, **options: Any) -> list[Any]:
+        """The objects that a command prints with --json."""
+        return [json.loads(line) for line in self.cli(*arguments, "--json", **options).stdout.splitlines()]
+
+    def studio(self, studio_id: str = "s1", *options: str, timezone: str = "Europe/Berlin") -> str:
+        """Add a studio; returns its key."""
+        token = secrets.token_urlsafe(24)
+        arguments = ("studio", "add", studio_id, "--name", studio_id, "--timezone", timezone, "--key-stdin")
+        self.cli(*arguments, *options, input=token)
+        self.keys[studio_id] = token
+        return token
+
+    def plans(self, text: str = PLANS) -> None:
+        """Put plans into force."""
+        file = self.folder / "plans.toml"
+        file.write_text(text, "utf-8")
+        self.cli("plan", "apply", str(file))
+
+    def members(self, *rows: str, header: str = "member_id,plan") -> None:
+        """Import members, a CSV row each."""
+        self.cli("member", "import", "-", input="\n".join((header, *rows)) + "\n")
+
+    def start(self, *options: str, wrapper: tuple[str, ...] = ()) -> None:
+        """Serve, and return once connections are taken."""
+        command = [*wrapper, sys.executable, "-m", "guestgate", "serve", "--host", "localhost", "--port", str(self.port)]
+        command += ["--config", str(self.home / "guestgate.toml"), *self.options, *options]
+        if "--behind-proxy" not in command:
+            command += ["--tls-cert", str(self.cert), "--tls-key", str(self.key_file)]
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=output, env=environment(), start_new_session=True
+            )
+        wait_for(self._serves, "the server did not start", self)
+
+    def _serves(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, self.log.read_text("utf-8", "replace")
+        try:
+            socket.create_connection(("localhost", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
+        """End the server and everything it started; returns its exit status."""
+        assert self.process is not None
+        process, self.process = self.process, None
+        if with_signal is signal.SIGKILL:
+            os.killpg(process.pid, signal.SIGKILL)  # the whole group: listener and ledger die at once
+        else:
+            process.send_signal(with_signal)
+        return process.wait(timeout=30)
+
+    def close(self) -> None:
+        """End what is still running."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(timeout=30)
+
+    def tls(self) -> ssl.SSLContext:
+        """A context that trusts the installation's certificate."""
+        return ssl.create_default_context(cafile=self.cert)
+
+    def client(self, studio_id: str = "s1", **options: Any) -> httpx.Client:
+        """An HTTP client with a studio's key."""
+        headers = {"X-API-Key": self.keys[studio_id], "Content-Type": "application/json; charset=utf-8"}
+        return httpx.Client(verify=self.tls(), headers=headers, timeout=10, **options)
+
+    def checkin(self, member: str, customer: int = 1, studio_id: str = "s1") -> httpx.Response:
+        """One check-in."""
+        with self.client(studio_id) as client:
+            return client.post(self.url, json={"aggregatorId": member, "customerId": customer})
+
+    def raw(self, data: bytes, *, read: bool = True, timeout: float = 5) -> bytes:
+        """Send bytes over TLS as they are; returns all that comes back until the server closes or goes quiet."""
+        connection = socket.create_connection(("localhost", self.port), timeout=timeout)
+        with self.tls().wrap_socket(connection, server_hostname="localhost") as stream:
+            stream.sendall(data)
+            answer = b""
+            try:
+                while read and (chunk := stream.recv(65536)):
+                    answer += chunk
+            except TimeoutError:
+                pass
+            return answer
+
+
+def environment() -> dict[str, str]:
+    """The environment without settings of whoever runs the tests; output is UTF-8 and plain."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GUESTGATE_")}
+    return {**kept, "PYTHONUTF8": "1", "NO_COLOR": "1", "COLUMNS": "200"}
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.create_server(("localhost", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Any, problem: str, gate: Gate | None = None, seconds: float = 30) -> None:
+    """Poll until a condition holds; a generous limit, only so that a broken test ends."""
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > give_up_at:
+            log = gate.log.read_text("utf-8", "replace") if gate and gate.log.exists() else ""
+            raise AssertionError(f"{problem}\n{log}")
+        time.sleep(0.02)
