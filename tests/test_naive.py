@@ -332,10 +332,7 @@ def test_the_visits_within_reach_are_enough(moment: Moment) -> None:
     since = date.min if reach is None else moment.at.date() - reach * DAY
     near = tuple(visit for visit in moment.facts.visits if visit.local_date >= since)
 
-    assert (
-        decide(check_in(0, moment.at, moment.facts.studio), moment.facts._replace(visits=near))
-        == moment.decide()
-    )
+    assert decide(check_in(0, moment.at, moment.facts.studio), moment.facts._replace(visits=near)) == moment.decide()
 
 
 @settings(SETTINGS, max_examples=200)

@@ -99,9 +99,7 @@ def hours(*windows: str) -> tuple[Hours, ...]:
 def a_clock_change(name: str, around: str) -> datetime:
     """The instant within two days of a date at which a zone's offset changes (to the minute)."""
     instant = utc(around) - ONE_DAY
-    while (instant + SECOND * 60).astimezone(zone(name)).utcoffset() == instant.astimezone(
-        zone(name)
-    ).utcoffset():
+    while (instant + SECOND * 60).astimezone(zone(name)).utcoffset() == instant.astimezone(zone(name)).utcoffset():
         instant += SECOND * 60
         assert instant < utc(around) + 2 * ONE_DAY, "no change of clocks here"
     return instant + SECOND * 60
@@ -132,46 +130,22 @@ def test_periods_of_the_calendar(per: Per, within: str, first: str, after: str |
 @pytest.mark.parametrize(
     ("anchor", "cycle_days", "within", "first", "after"),
     [
-        pytest.param(
-            "2026-01-05", 28, "2026-01-05", "2026-01-05", "2026-02-02", id="the anchor is a first day"
-        ),
-        pytest.param(
-            "2026-01-05", 28, "2026-02-01", "2026-01-05", "2026-02-02", id="the 28th day is the last"
-        ),
+        pytest.param("2026-01-05", 28, "2026-01-05", "2026-01-05", "2026-02-02", id="the anchor is a first day"),
+        pytest.param("2026-01-05", 28, "2026-02-01", "2026-01-05", "2026-02-02", id="the 28th day is the last"),
         pytest.param("2026-01-05", 28, "2026-02-02", "2026-02-02", "2026-03-02", id="the next cycle follows"),
-        pytest.param(
-            "2026-01-05", 28, "2026-01-04", "2025-12-08", "2026-01-05", id="cycles before the anchor"
-        ),
+        pytest.param("2026-01-05", 28, "2026-01-04", "2025-12-08", "2026-01-05", id="cycles before the anchor"),
         pytest.param("2026-01-05", 1, "2026-07-01", "2026-07-01", "2026-07-02", id="a cycle of one day"),
-        pytest.param(
-            "2026-01-15", None, "2026-03-14", "2026-02-15", "2026-03-15", id="a month from the 15th"
-        ),
+        pytest.param("2026-01-15", None, "2026-03-14", "2026-02-15", "2026-03-15", id="a month from the 15th"),
         pytest.param("2026-01-15", None, "2026-03-15", "2026-03-15", "2026-04-15", id="renewed on the 15th"),
-        pytest.param(
-            "2026-01-15", None, "2025-12-20", "2025-12-15", "2026-01-15", id="a month before the anchor"
-        ),
-        pytest.param(
-            "2026-01-31", None, "2026-02-27", "2026-01-31", "2026-02-28", id="31st: before February's end"
-        ),
-        pytest.param(
-            "2026-01-31", None, "2026-02-28", "2026-02-28", "2026-03-31", id="31st: February's last day"
-        ),
-        pytest.param(
-            "2024-01-31", None, "2024-02-28", "2024-01-31", "2024-02-29", id="31st: a leap year's 28th"
-        ),
-        pytest.param(
-            "2024-01-31", None, "2024-02-29", "2024-02-29", "2024-03-31", id="31st: a leap year's 29th"
-        ),
+        pytest.param("2026-01-15", None, "2025-12-20", "2025-12-15", "2026-01-15", id="a month before the anchor"),
+        pytest.param("2026-01-31", None, "2026-02-27", "2026-01-31", "2026-02-28", id="31st: before February's end"),
+        pytest.param("2026-01-31", None, "2026-02-28", "2026-02-28", "2026-03-31", id="31st: February's last day"),
+        pytest.param("2024-01-31", None, "2024-02-28", "2024-01-31", "2024-02-29", id="31st: a leap year's 28th"),
+        pytest.param("2024-01-31", None, "2024-02-29", "2024-02-29", "2024-03-31", id="31st: a leap year's 29th"),
         pytest.param("2026-01-31", None, "2026-03-30", "2026-02-28", "2026-03-31", id="31st: back in March"),
-        pytest.param(
-            "2026-01-31", None, "2026-04-30", "2026-04-30", "2026-05-31", id="31st: April has 30 days"
-        ),
-        pytest.param(
-            "2026-01-31", None, "2026-01-30", "2025-12-31", "2026-01-31", id="31st: over the new year"
-        ),
-        pytest.param(
-            "2024-02-29", None, "2025-02-28", "2025-02-28", "2025-03-29", id="29th: a common February"
-        ),
+        pytest.param("2026-01-31", None, "2026-04-30", "2026-04-30", "2026-05-31", id="31st: April has 30 days"),
+        pytest.param("2026-01-31", None, "2026-01-30", "2025-12-31", "2026-01-31", id="31st: over the new year"),
+        pytest.param("2024-02-29", None, "2025-02-28", "2025-02-28", "2025-03-29", id="29th: a common February"),
         pytest.param("2026-01-30", None, "2026-03-29", "2026-02-28", "2026-03-30", id="30th: after February"),
     ],
 )
@@ -235,26 +209,14 @@ def test_a_cycle_begins_on_the_anchor(within: date, anchor: date, cycle_days: in
         pytest.param(
             "America/Santiago", "2022-09-11", "2022-09-11 04:00", id="no midnight: Santiago begins at 01:00"
         ),
-        pytest.param(
-            "Asia/Beirut", "2022-03-27", "2022-03-26 22:00", id="no midnight: Beirut begins at 01:00"
-        ),
-        pytest.param(
-            "Africa/Cairo", "2023-04-28", "2023-04-27 22:00", id="no midnight: Cairo begins at 01:00"
-        ),
+        pytest.param("Asia/Beirut", "2022-03-27", "2022-03-26 22:00", id="no midnight: Beirut begins at 01:00"),
+        pytest.param("Africa/Cairo", "2023-04-28", "2023-04-27 22:00", id="no midnight: Cairo begins at 01:00"),
         pytest.param("America/Havana", "2022-11-06", "2022-11-06 04:00", id="midnight twice: Havana's first"),
-        pytest.param(
-            "America/Santiago", "2022-04-03", "2022-04-03 04:00", id="23:00 twice: after the second"
-        ),
-        pytest.param(
-            "Pacific/Apia", "2011-12-29", "2011-12-29 10:00", id="Apia: the day before the lost one"
-        ),
-        pytest.param(
-            "Pacific/Apia", "2011-12-30", "2011-12-30 10:00", id="Apia: the lost day begins with the next"
-        ),
+        pytest.param("America/Santiago", "2022-04-03", "2022-04-03 04:00", id="23:00 twice: after the second"),
+        pytest.param("Pacific/Apia", "2011-12-29", "2011-12-29 10:00", id="Apia: the day before the lost one"),
+        pytest.param("Pacific/Apia", "2011-12-30", "2011-12-30 10:00", id="Apia: the lost day begins with the next"),
         pytest.param("Pacific/Apia", "2011-12-31", "2011-12-30 10:00", id="Apia: the day after the lost one"),
-        pytest.param(
-            "America/Goose_Bay", "2010-11-07", "2010-11-07 03:00", id="back at 00:01: the first of two"
-        ),
+        pytest.param("America/Goose_Bay", "2010-11-07", "2010-11-07 03:00", id="back at 00:01: the first of two"),
     ],
 )
 def test_start_of_day(name: str, local: str, expected: str) -> None:
@@ -333,15 +295,11 @@ def test_days_touch(name: str, local: date) -> None:
         pytest.param("Europe/Berlin", "2026-03-10 06:00", "2026-03-10 05:00", id="an ordinary time"),
         pytest.param("Europe/Berlin", "2026-03-29 01:59", "2026-03-29 00:59", id="just before the gap"),
         pytest.param("Europe/Berlin", "2026-03-29 02:00", "2026-03-29 01:00", id="the first time left out"),
-        pytest.param(
-            "Europe/Berlin", "2026-03-29 02:30", "2026-03-29 01:00", id="in the gap: when it is jumped"
-        ),
+        pytest.param("Europe/Berlin", "2026-03-29 02:30", "2026-03-29 01:00", id="in the gap: when it is jumped"),
         pytest.param("Europe/Berlin", "2026-03-29 03:00", "2026-03-29 01:00", id="just after the gap"),
         pytest.param("Europe/Berlin", "2026-10-25 02:30", "2026-10-25 00:30", id="a time twice: the first"),
         pytest.param("Europe/Berlin", "2026-10-25 03:00", "2026-10-25 02:00", id="after the repeated hour"),
-        pytest.param(
-            "Australia/Lord_Howe", "2022-10-02 02:15", "2022-10-01 15:30", id="in a gap of half an hour"
-        ),
+        pytest.param("Australia/Lord_Howe", "2022-10-02 02:15", "2022-10-01 15:30", id="in a gap of half an hour"),
         pytest.param("Pacific/Apia", "2011-12-30 12:00", "2011-12-30 10:00", id="noon of the lost day"),
     ],
 )
@@ -364,19 +322,11 @@ def test_first_instant(name: str, wall: str, expected: str) -> None:
         pytest.param(["06:00-09:00", "18:00-21:00"], "2026-03-10 20:00", True, id="any window will do"),
         pytest.param(["06:00-09:00", "18:00-21:00"], "2026-03-10 12:00", False, id="between two windows"),
         pytest.param(["fri 22:00-02:00"], "2026-03-13 22:00", True, id="past midnight: the evening"),
-        pytest.param(
-            ["fri 22:00-02:00"], "2026-03-14 01:59:59.999999", True, id="past midnight: the morning after"
-        ),
+        pytest.param(["fri 22:00-02:00"], "2026-03-14 01:59:59.999999", True, id="past midnight: the morning after"),
         pytest.param(["fri 22:00-02:00"], "2026-03-14 02:00", False, id="past midnight: over"),
-        pytest.param(
-            ["fri 22:00-02:00"], "2026-03-13 01:00", False, id="past midnight: not the morning before"
-        ),
-        pytest.param(
-            ["fri 22:00-02:00"], "2026-03-14 22:00", False, id="past midnight: not the next evening"
-        ),
-        pytest.param(
-            ["sun 22:00-02:00"], "2026-03-16 01:00", True, id="past midnight: from Sunday to Monday"
-        ),
+        pytest.param(["fri 22:00-02:00"], "2026-03-13 01:00", False, id="past midnight: not the morning before"),
+        pytest.param(["fri 22:00-02:00"], "2026-03-14 22:00", False, id="past midnight: not the next evening"),
+        pytest.param(["sun 22:00-02:00"], "2026-03-16 01:00", True, id="past midnight: from Sunday to Monday"),
         pytest.param(
             ["fri 20:00-24:00"], "2026-03-13 23:59:59.999999", True, id="until 24:00: the day's last instant"
         ),
@@ -400,9 +350,7 @@ def test_is_open(windows: list[str], local: str, expected: bool) -> None:
         pytest.param("UTC", ["mon 06:00-16:00"], "2026-03-09 16:00", "2026-03-16 06:00", id="in a week"),
         pytest.param("UTC", ["fri 22:00-02:00"], "2026-03-14 02:00", "2026-03-20 22:00", id="after a night"),
         pytest.param("UTC", ["fri 20:00-24:00"], "2026-03-14 00:00", "2026-03-20 20:00", id="after 24:00"),
-        pytest.param(
-            "UTC", ["20:00-22:00", "07:00-08:00"], "2026-03-10 12:00", "2026-03-10 20:00", id="the nearest"
-        ),
+        pytest.param("UTC", ["20:00-22:00", "07:00-08:00"], "2026-03-10 12:00", "2026-03-10 20:00", id="the nearest"),
         pytest.param(
             "Europe/Berlin",
             ["02:30-06:00"],

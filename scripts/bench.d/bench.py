@@ -89,6 +89,7 @@ def _run(options: argparse.Namespace) -> Result:
             # From here on nothing may cut the ending short.
             for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(ending, signal.SIG_IGN)
+            _say("")
             for server in running:
                 server.stop()
     results = {name: _summary(measured) for name, measured in rounds.items()}
@@ -125,7 +126,6 @@ def _measure(
         for server in running:
             _say(f"round {number} of {options.rounds}: {NAMES[server.name]}")
             rounds[server.name].append(_load(server, keys, options.seconds, options.connections))
-    _say("")
     return rounds
 
 
