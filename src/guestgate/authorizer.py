@@ -18,7 +18,7 @@ from guestgate.model import CheckIn, Outcome, Reason, Ruling
 
 # Check-ins that may wait for the ledger; more could not be decided within any budget.
 MAX_WAITING = 4096
-MAX_BATCH = 256
+MIN_BATCH, MAX_BATCH = 8, 256
 # How answers left is written with the next batch, or after so long without one.
 IDLE_S = 0.25
 SERVICE_UNAVAILABLE = 503
@@ -96,13 +96,13 @@ class Authorizer:
         self._join(call)
 
     def _deliver(self, rulings: list[Ruling]) -> None:
-        """Take what the ledger has committed."""
+        """Take what the ledger has committed, and first give it more to do."""
+        self._flush()
         for ruling in rulings:
             call = self._calls.pop(ruling.id)
             call.recorded = ruling
             call.take(ruling)
             self._join(call)
-        self._flush_soon()
 
     def _join(self, call: Call) -> None:
         """Once both are known, the record learns how the answer to this decision left."""
@@ -125,7 +125,9 @@ class Authorizer:
         self._flushing = False
         if self._ledger.busy or not (self._queue or self._answers):
             return
-        batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+        # Half of all calls under way: the ledger works on one half while the loop answers the other.
+        size = min(len(self._queue), MAX_BATCH, max(MIN_BATCH, len(self._calls) // 2))
+        batch = [self._queue.popleft() for _ in range(size)]
         answers, self._answers = self._answers, []
         self._ledger.send(batch, answers)
 

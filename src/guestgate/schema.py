@@ -123,7 +123,6 @@ decisions = Table(
     Column("plan_version", Integer),
     Column("stand_in", Boolean, nullable=False),
     Column("key_fingerprint", String(16), nullable=False),
-    Index(None, "studio_id", "seq"),
 )
 
 # A check-in that made a visit is found through the visit, which bears its id; so only the others need an

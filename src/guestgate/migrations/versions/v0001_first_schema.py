@@ -48,7 +48,6 @@ def upgrade() -> None:
             sqlite_where=sa.text("visit_id IS NULL OR visit_id != id"),
             postgresql_where=sa.text("visit_id IS NULL OR visit_id != id"),
         )
-        batch_op.create_index(batch_op.f("ix_decisions_studio_id_seq"), ["studio_id", "seq"], unique=False)
 
     op.create_table(
         "directory_version",
