@@ -1,0 +1,109 @@
+"""Commands inside the test's own process: what a user would see, without the price of a process each."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from guestgate import cli, starter
+from guestgate.database import Database
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def objects(self) -> list[Any]:
+        """What was printed with --json, an object a line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def complaint(self) -> str:
+        """The one plain sentence of a command that failed."""
+        lines = self.err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("guestgate: "), self.err
+        assert self.out == "", self.out
+        return lines[0].removeprefix("guestgate: ")
+
+
+class Terminal:
+    """A user who sits in the folder of a new installation."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        """Create it, and go there."""
+        self.home = home
+        self.monkeypatch = monkeypatch
+        self._capsys = capsys
+        starter.write(home)
+        monkeypatch.chdir(home)
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("NO_COLOR", "1")
+
+    def run(self, *arguments: str, input: bytes | str = b"", status: int = 0) -> Done:
+        """Run a command; fails the test unless it exits with `status`. A traceback fails it too."""
+        data = input.encode() if isinstance(input, str) else input
+        self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), "utf-8", "strict"))
+        self.monkeypatch.setattr(sys, "argv", ["guestgate", *arguments])
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        seen = self._capsys.readouterr()
+        done = Done(int(end.value.code or 0), seen.out, seen.err)
+        assert done.status == status, done
+        return done
+
+    def json(self, *arguments: str, **options: Any) -> list[Any]:
+        """The objects that a command prints with --json."""
+        return self.run(*arguments, "--json", **options).objects
+
+    def complaint(self, *arguments: str, status: int = 2, **options: Any) -> str:
+        """The one sentence of a command that fails."""
+        return self.run(*arguments, status=status, **options).complaint
+
+    def file(self, name: str, content: str | bytes) -> str:
+        """Write a file into the folder; returns its name."""
+        Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return name
+
+    @property
+    def database(self) -> Database:
+        """The installation's database."""
+        return Database(f"sqlite:///{self.home / 'guestgate.db'}")
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """A transaction that reads."""
+        return self.database.read()
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """A transaction that writes."""
+        return self.database.write()
+
+    def plans(self, text: str) -> None:
+        """Put plans into force."""
+        self.run("plan", "apply", self.file("given-plans.toml", text))
+
+    def studio(self, studio_id: str = "s1", *options: str, timezone: str = "Europe/Berlin") -> None:
+        """Add a studio without a key."""
+        self.run("studio", "add", studio_id, "--name", studio_id, "--timezone", timezone, *options)
+
+
+@pytest.fixture
+def terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Terminal]:
+    """Commands in a new installation, run inside this process."""
+    yield Terminal(tmp_path / "home", monkeypatch, capsys)
