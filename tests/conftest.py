@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from gate import Gate
 from hypothesis import settings
+from terminal import Terminal
 
 settings.register_profile("guestgate", deadline=None, print_blob=True)
 settings.load_profile("guestgate")
@@ -19,6 +20,12 @@ def home(tmp_path: Path) -> Iterator[Gate]:
     gate = Gate(tmp_path)
     yield gate
     gate.close()
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
+    """Commands in the folder of a new installation, run inside this process: cheap, and nothing is served."""
+    return Terminal(tmp_path / "home", monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,8 @@ class Terminal:
         self.home = home
         self.monkeypatch = monkeypatch
         self._capsys = capsys
+        for name in [name for name in os.environ if name.startswith("GUESTGATE_")]:
+            monkeypatch.delenv(name)
         starter.write(home)
         monkeypatch.chdir(home)
         monkeypatch.setenv("COLUMNS", "200")
@@ -99,11 +101,3 @@ class Terminal:
     def studio(self, studio_id: str = "s1", *options: str, timezone: str = "Europe/Berlin") -> None:
         """Add a studio without a key."""
         self.run("studio", "add", studio_id, "--name", studio_id, "--timezone", timezone, *options)
-
-
-@pytest.fixture
-def terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Terminal]:
-    """Commands in a new installation, run inside this process."""
-    yield Terminal(tmp_path / "home", monkeypatch, capsys)
