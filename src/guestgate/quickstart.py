@@ -116,15 +116,17 @@ class Gate:
     ca: Path
     keys: dict[str, str]
 
-    @property
-    def curl(self) -> str:
-        """The contract's example, ready to paste."""
+    def curl(self, break_lines: str = " ") -> str:
+        """The contract's example, ready to paste; `break_lines` stands between its parts."""
         studio = STUDIOS[0][0]
         body = f'{{"aggregatorId": "{CONTRACT_AGGREGATOR_ID}", "customerId": {CONTRACT_CUSTOMER}}}'
-        return (
-            f"curl --cacert {self.ca} {self.url} -H 'X-API-Key: {self.keys[studio]}' "
-            f"-H 'Content-Type: application/json; charset=utf-8' -d '{body}'"
+        parts = (
+            f"curl --cacert {self.ca} {self.url}",
+            f"-H 'X-API-Key: {self.keys[studio]}'",
+            "-H 'Content-Type: application/json; charset=utf-8'",
+            f"-d '{body}'",
         )
+        return break_lines.join(parts)
 
 
 def run(seconds: int | None, *, quiet: bool = False) -> dict[str, Any]:
@@ -246,7 +248,7 @@ class _Lines:
 
     def __enter__(self) -> None:
         self._console.print(f"guestgate answers at {self._gate.url}", soft_wrap=True)
-        self._console.print(f"Try it:\n{self._gate.curl}", soft_wrap=True, markup=False)
+        self._console.print(f"Try it:\n{self._gate.curl()}", soft_wrap=True, markup=False)
 
     def __exit__(self, *_: object) -> None:
         """Nothing to close."""
@@ -305,7 +307,7 @@ class _Screen:
             counts,
             Text(),
             Text("Try it from another terminal:", "bold"),
-            Text(self._gate.curl, overflow="fold"),
+            Text(self._gate.curl(" \\\n  ")),
         )
 
 
