@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
 from types import TracebackType
@@ -76,11 +77,18 @@ class Wire:
         return Reply(status, headers, self._stream.read(int(headers.get("content-length", 0))) if has_body else b"")
 
     def ask(self, data: bytes, method: str = "POST") -> Reply:
-        """Send a request and return its response."""
-        self.send(data)
+        """Send a request and return its response, which may come before all of the request has been sent."""
+        with suppress(ConnectionError, ssl.SSLEOFError):
+            self.send(data)
         reply = self.reply(method)
         assert reply is not None, "the server closed the connection without an answer"
         return reply
+
+
+def ask(gate: Gate, data: bytes, method: str = "POST") -> Reply:
+    """Send a request over a connection of its own and return its response."""
+    with Wire(gate) as wire:
+        return wire.ask(data, method)
 
 
 def checkin(member: str, customer: int = 1) -> bytes:

@@ -149,7 +149,11 @@ class Database:
 
     def upgrade(self) -> tuple[str | None, str]:
         """Create the schema or bring it up to date; returns the revisions before and after."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch(mode=0o600)  # it holds personal data
+        except OSError as error:
+            raise UsageError(f"database: {self.path}: {error.strerror}") from None
         before = self.schema_version()
         with self._explained(), self.engine.connect() as connection:
             config = _alembic()

@@ -28,6 +28,7 @@ from guestgate.model import CheckIn, Decision, LimitUse, Member, Source, Studio,
 log = structlog.get_logger()
 
 LOCK_RETRY_S = 0.001
+FLUSH_PATIENCE_S = 3.0
 # Without a writable database answers are 503; so many of them are remembered and written afterwards.
 MAX_NEWS = 20_000
 
@@ -92,6 +93,13 @@ class Ledger:
         if len(decisions) != len(batch):
             raise AssertionError("a ticket got lost")
         return decisions
+
+    def flush(self) -> None:
+        """Write what is left to record of earlier answers, with some patience for a locked database."""
+        give_up_at = clock.monotonic() + FLUSH_PATIENCE_S
+        while (self._answers or self._undecided) and clock.monotonic() < give_up_at:
+            self._process([])
+            clock.sleep(LOCK_RETRY_S)
 
     def close(self) -> None:
         """Close the connection."""

@@ -19,7 +19,8 @@ import structlog
 from guestgate import clock
 from guestgate.checkpoints import Checkpoints
 from guestgate.database import Database
-from guestgate.ledger import Answer, Ledger, Ticket
+from guestgate.ledger import Answer, DiskFailedError, Ledger, Ticket
+from guestgate.log import configure as configure_log
 from guestgate.model import CheckIn, Outcome, Reason, Ruling
 
 log = structlog.get_logger()
@@ -98,6 +99,7 @@ class LedgerProcess:
 
 def _main(pipe: Pipe, url: str, own_id: str | None) -> None:
     """The ledger's end: ends when the door closes the pipe, or with the door."""
+    configure_log()
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     database = Database(url, patience_ms=0, checkpoints=False)
@@ -120,6 +122,9 @@ def _main(pipe: Pipe, url: str, own_id: str | None) -> None:
                 [Answer(*answer) for answer in answers],
             )
             pipe.send([(decision.id, decision.outcome.value, decision.reason.value) for decision in decisions])
+    except DiskFailedError as error:
+        log.critical("stopping", error=str(error))
     except (EOFError, OSError):
-        ledger.close()
+        ledger.flush()
         checkpoints.stop()
+    ledger.close()

@@ -41,6 +41,7 @@ MAX_HEADER_BYTES = 32 * 1024
 MAX_CONNECTIONS = 4096
 STARTUP_S = 0.3
 DRAIN_S = 10
+REPORT_S = 60
 GC_THRESHOLD = 50_000
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -52,7 +53,9 @@ def serve(settings: Settings) -> None:
     database = Database.open(settings.database, patience_ms=0, checkpoints=False)
     logging.getLogger("_granian").setLevel(logging.ERROR)
     if not uvloop.run(_Server(settings, database).run()):
-        raise OperationError("the database's disk failed; the server stopped rather than forget a check-in")
+        raise OperationError(
+            "the ledger ended, see the lines above; the server stopped rather than forget a check-in"
+        )
 
 
 def _check(settings: Settings) -> None:
@@ -127,7 +130,9 @@ class _Server:
         studios.start()
         listener = Listener(self._settings, endpoint)
         try:
+            _check_address_free(self._settings)
             await listener.start()
+            counting = asyncio.create_task(_report_counts(endpoint))
             gc.collect()
             gc.freeze()
             gc.set_threshold(GC_THRESHOLD)
@@ -140,6 +145,7 @@ class _Server:
                 elif not self._ended.is_set():
                     raise OperationError("the public listener ended unexpectedly")
             log.info("draining")
+            counting.cancel()
             await listener.stop()
         finally:
             await authorizer.stop()
@@ -234,6 +240,28 @@ class Listener:
         assert self._granian is not None and self._task is not None
         self._granian.stop()
         await asyncio.wait([self._task], timeout=DRAIN_S)
+
+
+def _check_address_free(settings: Settings) -> None:
+    """Two servers could share the port unnoticed, because each of our own listeners allows the next one."""
+    if not settings.host.startswith("unix:"):
+        host = _resolve(settings.host)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            socket.create_server((host, settings.port), family=family).close()
+        except OSError as error:
+            raise OperationError(f"cannot serve on {host}, port {settings.port}: {error.strerror}") from None
+
+
+async def _report_counts(endpoint: Endpoint) -> None:
+    """Every minute log how many calls were no check-ins, by status: a wrong key shows here, not in the record."""
+    while True:
+        await asyncio.sleep(REPORT_S)
+        if endpoint.counts:
+            log.info(
+                "calls that were no check-ins", **{f"status_{status}": n for status, n in endpoint.counts.items()}
+            )
+            endpoint.counts.clear()
 
 
 def _resolve(host: str) -> str:
