@@ -549,6 +549,17 @@ def test_gap(case: Case) -> None:
     case.hold()
 
 
+def test_a_gap_rests_on_the_latest_visit_elsewhere() -> None:
+    """The verdict names that visit and the instant from which it stands in the way no more, in whatever order."""
+    elsewhere = (visit("2026-03-10 12:00", OTHER), visit("2026-03-10 12:20", SPA, "v2"))
+    for order in (elsewhere, elsewhere[::-1]):
+        decision = Case("too_soon", "2026-03-10 12:25", plan=HALF_AN_HOUR, visits=order).decide()
+        verdict = decision.verdicts[RULES.index(Reason.TOO_SOON)]
+        assert verdict.effect is Effect.DENIES
+        assert verdict.visit == elsewhere[1]
+        assert verdict.retry_at == local("2026-03-10 12:50", HOME)
+
+
 # -- limits
 
 

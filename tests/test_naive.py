@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import naive
+import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from naive import DAY, MICROSECOND, MINUTE
@@ -334,6 +335,41 @@ def test_the_visits_within_reach_are_enough(moment: Moment) -> None:
     near = tuple(visit for visit in moment.facts.visits if visit.local_date >= since)
 
     assert decide(check_in(0, moment.at, moment.facts.studio), moment.facts._replace(visits=near)) == moment.decide()
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "UTC", "Pacific/Pago_Pago"])
+@pytest.mark.parametrize(
+    ("per", "cycle_days"),
+    [(Per.DAY, None), (Per.WEEK, None), (Per.MONTH, None), (Per.CYCLE, None), (Per.CYCLE, 7), (Per.CYCLE, 45)],
+)
+def test_the_reach_holds_the_whole_period(per: Per, cycle_days: int | None, zone: str) -> None:
+    """On every day of a year and at both ends of the world, the period's first day lies within reach."""
+    plan = Plan("plan", 1, "Plan", reentry_minutes=0, limits=(Limit(1, per),), cycle_days=cycle_days)
+    studio = Studio("studio", "Studio", ZoneInfo(zone))
+    member = Member("member", plan, cycle_anchor=date(2023, 12, 31))
+    assert plan.reach_days is not None
+    for offset in range(366 * 2):
+        at = datetime(2024, 1, 1, 10, 30, tzinfo=UTC) + offset * DAY / 2
+        first = next(naive.days_of_period(per, naive.local_date(at, studio), plan, member))
+        assert first >= at.date() - plan.reach_days * DAY, at
+
+
+@pytest.mark.parametrize("minutes", [1, 1439, 1440, 4320, 10_080])
+@pytest.mark.parametrize("rule", ["reentry_minutes", "min_gap_minutes"])
+def test_the_reach_holds_the_windows_between_visits(rule: str, minutes: int) -> None:
+    """A visit that a re-entry or a gap still looks at lies within reach, also by a date far in the west."""
+    plan = Plan("plan", 1, "Plan", **{"reentry_minutes": 0, rule: minutes})
+    west = Studio("west", "West", ZoneInfo("Pacific/Pago_Pago"))
+    assert plan.reach_days is not None
+    for hour in range(24):
+        at = datetime(2026, 3, 10, hour, tzinfo=UTC)
+        looked_at = visit_at("visit", at - minutes * MINUTE + MICROSECOND, west)
+        assert looked_at.local_date >= at.date() - plan.reach_days * DAY
+
+
+def test_a_limit_in_total_reaches_back_for_ever() -> None:
+    """No visit is too old for it, whatever the other limits are."""
+    assert Plan("plan", 1, "Plan", limits=(Limit(1, Per.DAY), Limit(9, Per.TOTAL))).reach_days is None
 
 
 @settings(SETTINGS, max_examples=200)

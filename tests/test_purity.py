@@ -135,7 +135,7 @@ def test_other_uses_are_not_mistaken_for_one(source: str) -> None:
     ("source", "expected"),
     [
         ("import sqlalchemy.orm", {"sqlalchemy"}),
-        ("from sqlalchemy.orm import Session", {"sqlalchemy"}),
+        ("from sqlalchemy.orm import Mapped", {"sqlalchemy"}),
         ("def f():\n    import httpx", {"httpx"}),
         ("from guestgate import ledger", {"guestgate.ledger"}),
         ("from guestgate.ledger import Ledger", {"guestgate.ledger"}),

@@ -83,20 +83,16 @@ def _deciding(verdicts: tuple[Verdict, ...]) -> Verdict | None:
 def _next_allowed_at(facts: Facts, verdicts: tuple[Verdict, ...]) -> datetime | None:
     """The first later instant at which these facts would let the member in; None where that is never.
 
-    A rule that denies goes on denying until its `retry_at`, so the search may jump to the latest of them.
+    The rule that denies goes on denying until its `retry_at`, so the search may jump there and ask again.
     """
     at: datetime | None = None
     for _ in range(NEXT_ALLOWED_STEPS):
-        denying = [verdict.retry_at for verdict in verdicts if verdict.effect is Effect.DENIES]
-        if not denying:
+        deciding = _deciding(verdicts)
+        if deciding is None or deciding.effect is Effect.ALLOWS:
             return at
-        latest: datetime | None = None
-        for retry_at in denying:
-            if retry_at is None:
-                return None
-            latest = retry_at if latest is None else max(latest, retry_at)
-        assert latest is not None
-        at = latest
+        at = deciding.retry_at
+        if at is None:
+            return None
         verdicts = judge(facts, at, at.astimezone(facts.studio.timezone).date())
     return None
 
@@ -145,11 +141,15 @@ def _studio_not_in_plan(facts: Facts, member: Member, at: datetime, today: date)
 
 def _reentry(facts: Facts, member: Member, at: datetime, today: date) -> Verdict:
     window = timedelta(minutes=member.plan.reentry_minutes)
+    latest: Visit | None = None
     for visit in facts.visits:
         # abs: on another node, whose clock may be ahead, the visit can be "later" than this tap.
-        if visit.studio_id == facts.studio.id and abs(at - visit.at) < window:
-            return Verdict(Reason.REENTRY, Effect.ALLOWS, visit=visit)
-    return PASSES[Reason.REENTRY]
+        recent = visit.studio_id == facts.studio.id and abs(at - visit.at) < window
+        if recent and (latest is None or latest.at < visit.at):
+            latest = visit
+    if latest is None:
+        return PASSES[Reason.REENTRY]
+    return Verdict(Reason.REENTRY, Effect.ALLOWS, visit=latest)
 
 
 def _outside_hours(facts: Facts, member: Member, at: datetime, today: date) -> Verdict:

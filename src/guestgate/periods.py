@@ -110,7 +110,7 @@ def is_open(hours: tuple[Hours, ...], at: datetime, tz: ZoneInfo) -> bool:
 
 
 def next_opening(hours: tuple[Hours, ...], at: datetime, tz: ZoneInfo) -> datetime | None:
-    """The first instant after `at` that lies within the hours; None where no window ever opens."""
+    """For an instant outside the hours, the first later one within them; None where no window ever opens."""
     openings = (instant for instant in _edges(hours, at, tz) if instant > at and is_open(hours, instant, tz))
     return min(openings, default=None)
 

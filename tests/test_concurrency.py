@@ -1,0 +1,160 @@
+"""Many callers at once, at a real server: limits hold exactly, and every call is on record once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from subprocess import PIPE, Popen
+
+import pytest
+from callers import Caller, Crowd, at_once, connected, missing, noon_zone, problems, rows
+from gate import Gate, environment
+
+CALLERS = 200
+PERIODS = ("day", "month", "total")
+MAXIMA = (1, 3, 7)
+ROUNDS = int(os.environ.get("GUESTGATE_TEST_ROUNDS", "3"))
+SEED = int(os.environ.get("GUESTGATE_TEST_SEED", "1"))
+
+PLANS = "".join(
+    f"""
+[plans.{per}-{most}]
+name = "{most} a {per}"
+reentry_minutes = {reentry}
+limits = [{{ max = {most}, per = "{per}", scope = "{scope}" }}]
+"""
+    for per, scope, reentry in (("day", "network", 0), ("month", "studio", 0), ("total", "network", 10))
+    for most in MAXIMA
+)
+MEMBERS = [
+    f"{per}-{most}-{number},{per}-{most}" for per in PERIODS for most in MAXIMA for number in range(ROUNDS + 6)
+]
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    """A server with a long budget: here it is to be right, test_faults sees whether it is in time."""
+    gate = Gate(tmp_path_factory.mktemp("concurrency"))
+    with (gate.home / "guestgate.toml").open("a", encoding="utf-8") as config:
+        config.write("answer_budget_ms = 750\n")
+    gate.studio("s1", timezone=noon_zone())
+    gate.plans(PLANS)
+    gate.members(*MEMBERS)
+    gate.start()
+    yield gate
+    gate.close()
+
+
+@pytest.fixture(scope="module")
+def callers(gate: Gate) -> Iterator[list[Caller]]:
+    """Connections that are there already, so that the calls come as close together as they can."""
+    with connected(gate, CALLERS) as callers:
+        yield callers
+
+
+@pytest.mark.parametrize("most", MAXIMA)
+@pytest.mark.parametrize("per", ["day", "month"])
+def test_so_many_and_no_more_are_let_in(gate: Gate, callers: list[Caller], per: str, most: int) -> None:
+    """200 calls for one member at the same time: exactly as many as the limit says are let in."""
+    for number in range(ROUNDS):
+        member = f"{per}-{most}-{number}"
+        replies = [reply for reply in at_once(callers, [member] * CALLERS) if reply is not None]
+        assert Counter((reply.status, reply.reason) for reply in replies) == {
+            (200, "ok"): most,
+            (403, "limit_reached"): CALLERS - most,
+        }
+        recorded = rows(gate.database, "SELECT id FROM decisions WHERE member_id = :member", member=member)
+        assert sorted(row[0] for row in recorded) == sorted(reply.id for reply in replies)
+        assert missing(gate.database, replies) == []
+        visits = rows(gate.database, "SELECT id, state FROM visits WHERE member_id = :member", member=member)
+        let_in = sorted((reply.id, "authorized") for reply in replies if reply.status == 200)
+        assert sorted(tuple(visit) for visit in visits) == let_in
+
+
+def test_one_visit_however_often_a_card_is_held_to_the_reader(gate: Gate, callers: list[Caller]) -> None:
+    """200 calls inside the re-entry window: all are let in, on one and the same visit."""
+    replies = [reply for reply in at_once(callers, ["total-1-0"] * CALLERS) if reply is not None]
+    assert Counter((reply.status, reply.reason) for reply in replies) == {
+        (200, "ok"): 1,
+        (200, "reentry"): CALLERS - 1,
+    }
+    (first,) = (reply.id for reply in replies if reply.reason == "ok")
+    leaned_on = rows(gate.database, "SELECT visit_id FROM decisions WHERE member_id = 'total-1-0'")
+    assert [row[0] for row in leaned_on] == [first] * CALLERS
+    assert rows(gate.database, "SELECT id FROM visits WHERE member_id = 'total-1-0'") == [(first,)]
+
+
+def test_members_do_not_disturb_each_other(gate: Gate, callers: list[Caller]) -> None:
+    """Different limits, mixed in the same batches, each hold for their own member."""
+    limited = [(f"{per}-{most}-{ROUNDS}", most) for per in ("day", "month") for most in MAXIMA]
+    names = [limited[number % len(limited)][0] for number in range(CALLERS)]
+    replies = [reply for reply in at_once(callers, names) if reply is not None]
+    assert len(replies) == CALLERS
+    let_in = Counter(reply.member for reply in replies if reply.status == 200)
+    assert let_in == dict(limited)
+    assert {reply.status for reply in replies} == {200, 403}
+    assert missing(gate.database, replies) == []
+
+
+def test_imports_beside_check_ins(gate: Gate) -> None:
+    """While members and visits are imported every call gets its yes or no, and nothing is lost or doubled."""
+    repeat = f"GUESTGATE_TEST_SEED={SEED} python -m pytest tests/test_concurrency.py -k imports"
+    names = [f"{per}-{most}-{ROUNDS + 1 + number}" for per in PERIODS for most in MAXIMA for number in range(5)]
+    now = datetime.now(UTC)
+    # Some of those who check in have visits imported meanwhile; each uses up a limit as a check-in does.
+    past = [
+        (names[n % len(names)] if n % 50 == 0 else f"fresh-{n}", now - timedelta(hours=2, seconds=n))
+        for n in range(3000)
+    ]
+    gate.members(*(f"fresh-{n},total-1" for n in range(3000)))
+    before = len(rows(gate.database, "SELECT id FROM decisions"))
+    with Crowd(gate, names, SEED) as crowd:
+        imports = {
+            "member": ["member_id,plan,first_name", *(f"new-{n},day-1,Zoë" for n in range(6000))],
+            "visit": ["member_id,studio_id,at", *(f"{member},s1,{at.isoformat()}" for member, at in past)],
+        }
+        running = {noun: importing(gate, noun, lines) for noun, lines in imports.items()}
+        for noun, process in running.items():
+            output, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, (noun, output, errors, repeat)
+    statuses = Counter(reply.status for reply in crowd.replies)
+    assert set(statuses) == {200, 403}, (statuses, repeat)
+    assert crowd.broken == 0, repeat
+    assert missing(gate.database, crowd.replies) == [], repeat
+    assert len(rows(gate.database, "SELECT id FROM decisions")) - before == len(crowd.replies), repeat
+    assert len(rows(gate.database, "SELECT id FROM members WHERE id LIKE 'new-%'")) == 6000
+    assert len(rows(gate.database, "SELECT id FROM visits WHERE source = 'import'")) == 3000
+    check_limits(gate, names, repeat)
+    assert problems(gate.database) == [], repeat
+
+
+def check_limits(gate: Gate, names: list[str], repeat: str) -> None:
+    """In the order of the record no check-in was let in where the limit was used up already."""
+    used: Counter[str] = Counter()
+    for member, source in rows(gate.database, "SELECT member_id, source FROM visits ORDER BY seq"):
+        if source == "checkin" and member in names:
+            assert used[member] < int(member.split("-")[1]), (member, repeat)
+        used[member] += 1
+
+
+def importing(gate: Gate, noun: str, lines: list[str]) -> Popen[str]:
+    """An import by the command line, under way."""
+    file = gate.folder / f"{noun}s.csv"
+    file.write_text("\n".join(lines) + "\n", "utf-8")
+    command = [sys.executable, "-m", "guestgate", noun, "import", str(file)]
+    command += ["--config", str(gate.home / "guestgate.toml")]
+    return Popen(command, stdout=PIPE, stderr=PIPE, text=True, env=environment())
+
+
+def test_visits_are_what_was_let_in(gate: Gate) -> None:
+    """After all of that: as many visits of check-ins as calls that were let in, without the re-entries."""
+    ((allowed,),) = rows(gate.database, "SELECT count(*) FROM decisions WHERE outcome = 'allowed'")
+    ((reentries,),) = rows(gate.database, "SELECT count(*) FROM decisions WHERE reason = 'reentry'")
+    ((visits,),) = rows(
+        gate.database, "SELECT count(*) FROM visits WHERE source = 'checkin' AND state = 'authorized'"
+    )
+    assert visits == allowed - reentries > 0
+    assert gate.cli("db", "check").returncode == 0
