@@ -8,6 +8,7 @@ import secrets
 import socket
 import ssl
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -708,3 +709,22 @@ def test_a_lock_of_a_moment_is_waited_for(served: Gate) -> None:
             caller.join(0.1)
         caller.join()
     assert [reply.status for reply in replies] == [200]
+
+
+def test_a_caller_who_hangs_up_has_used_up_nothing(served: Gate) -> None:
+    """The decision is made and recorded all the same, but as undelivered, and the visit is taken back."""
+    data = request(checkin("once-5"), key=served.keys["s1"])
+    with served.database.connect_writer() as connection, connection.begin():
+        with Wire(served) as wire:
+            wire.send(data)
+            time.sleep(0.1)
+        time.sleep(0.1)  # the server sees that nobody waits any more, while the database keeps it waiting
+    wait_for(lambda: served.json("visits", "--member", "once-5"), "there was no visit", served)
+    wait_for(
+        lambda: [row["state"] for row in served.json("visits", "--member", "once-5")] == ["reversed"],
+        "the visit still counts",
+        served,
+    )
+    (row,) = served.json("decisions", "--member", "once-5")
+    assert (row["decision"], row["http_status"], row["undelivered"]) == ("allowed", None, True)
+    assert ask(served, data).status == 200

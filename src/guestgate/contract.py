@@ -7,9 +7,8 @@ Infinity, no NUL characters, no lone surrogates, numbers that are integers and t
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from guestgate.model import Ruling
 
@@ -80,8 +79,7 @@ def _encodable(text: str) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A status, headers and a body, ready to be written."""
 
     status: int

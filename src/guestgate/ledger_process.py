@@ -26,6 +26,8 @@ from guestgate.model import CheckIn, Outcome, Reason, Ruling
 log = structlog.get_logger()
 
 GC_THRESHOLD = 50_000
+OUTCOMES = {outcome.value: outcome for outcome in Outcome}
+REASONS = {reason.value: reason for reason in Reason}
 # Spawned, not forked: the door's process has threads.
 _context = multiprocessing.get_context("spawn")
 
@@ -75,7 +77,7 @@ class LedgerProcess:
     def _receive(self) -> None:
         try:
             rulings = [
-                Ruling(checkin_id, Outcome(outcome), Reason(reason))
+                Ruling(checkin_id, OUTCOMES[outcome], REASONS[reason])
                 for checkin_id, outcome, reason in self._pipe.recv()
             ]
         except (EOFError, OSError):
