@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gate import PATH, Gate
@@ -162,6 +163,31 @@ def missing(database: Database, replies: Iterable[Reply]) -> list[str]:
         if recorded.get(reply.id) != [(reply.decision, reply.reason)] or reply.decision != outcomes[reply.status]:
             found.append(f"{reply} is on record as {recorded.get(reply.id)}")
     return found
+
+
+def parent_and_state(pid: int) -> tuple[int, str]:
+    """A process's parent and state; ``X`` where it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0, "X"
+    state, parent = stat.rpartition(")")[2].split()[:2]
+    return int(parent), state
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    return parent_and_state(pid)[1] in "XZ"
+
+
+def ledger_of(gate: Gate) -> int:
+    """The ledger's process."""
+    assert gate.process is not None
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    children = [pid for pid in pids if parent_and_state(pid)[0] == gate.process.pid]
+    spawned = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(spawned) == 1, "the server should have one ledger"
+    return spawned[0]
 
 
 def noon_zone() -> str:

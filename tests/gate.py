@@ -94,7 +94,17 @@ class Gate:
 
     def start(self, *options: str, wrapper: tuple[str, ...] = ()) -> None:
         """Serve, and return once connections are taken."""
-        command = [*wrapper, sys.executable, "-m", "guestgate", "serve", "--host", "localhost", "--port", str(self.port)]
+        command = [
+            *wrapper,
+            sys.executable,
+            "-m",
+            "guestgate",
+            "serve",
+            "--host",
+            "localhost",
+            "--port",
+            str(self.port),
+        ]
         command += ["--config", str(self.home / "guestgate.toml"), *self.options, *options]
         if "--behind-proxy" not in command:
             command += ["--tls-cert", str(self.cert), "--tls-key", str(self.key_file)]

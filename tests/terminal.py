@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from sqlalchemy import Connection
 
-from guestgate import cli, starter
+from guestgate import cli, plans, plans_file, starter, studios
 from guestgate.database import Database
+from guestgate.members import Upsert, parse_row
+
+# Building it takes longer than most commands do.
+COMMAND = typer.main.get_command(cli.app)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Terminal:
             monkeypatch.delenv(name)
         starter.write(home)
         monkeypatch.chdir(home)
+        monkeypatch.setattr(cli, "app", COMMAND)
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.setenv("NO_COLOR", "1")
 
@@ -96,8 +102,25 @@ class Terminal:
 
     def plans(self, text: str) -> None:
         """Put plans into force."""
-        self.run("plan", "apply", self.file("given-plans.toml", text))
+        documents = plans_file.read(Path(self.file("given-plans.toml", text)))
+        with self.writing() as connection:
+            plans.apply(connection, documents)
 
-    def studio(self, studio_id: str = "s1", *options: str, timezone: str = "Europe/Berlin") -> None:
+    def studio(
+        self,
+        studio_id: str = "s1",
+        *,
+        timezone: str = "Europe/Berlin",
+        tags: tuple[str, ...] = (),
+        test: bool = False,
+    ) -> None:
         """Add a studio without a key."""
-        self.run("studio", "add", studio_id, "--name", studio_id, "--timezone", timezone, *options)
+        with self.writing() as connection:
+            studios.add(connection, studio_id, name=studio_id, timezone=timezone, tags=frozenset(tags), test=test)
+
+    def members(self, *rows: dict[str, str]) -> None:
+        """Add members, with the fields of the member file."""
+        upsert = Upsert()
+        with self.writing() as connection:
+            upsert(connection, [parse_row(line, row) for line, row in enumerate(rows, start=1)])
+        assert not upsert.report.bad, upsert.report

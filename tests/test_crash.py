@@ -11,10 +11,9 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from callers import Caller, Crowd, Reply, missing, noon_zone, problems, rows
+from callers import Caller, Crowd, Reply, gone, ledger_of, missing, noon_zone, problems, rows
 from gate import Gate, wait_for
 
 ROUNDS = int(os.environ.get("GUESTGATE_TEST_ROUNDS", "2"))
@@ -84,31 +83,6 @@ def people(kind: int, round_: int) -> list[str]:
     """Members who have not been here in earlier rounds: every kill meets fresh limits."""
     first = (kind * ROUNDS + round_) * PEOPLE
     return [f"{plan}-{number}" for plan in ("free", *LIMITS) for number in range(first, first + PEOPLE)]
-
-
-def parent_and_state(pid: int) -> tuple[int, str]:
-    """A process's parent and state; ``X`` where it is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
-    except (FileNotFoundError, ProcessLookupError):
-        return 0, "X"
-    state, parent = stat.rpartition(")")[2].split()[:2]
-    return int(parent), state
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended."""
-    return parent_and_state(pid)[1] in "XZ"
-
-
-def ledger_of(gate: Gate) -> int:
-    """The ledger's process."""
-    assert gate.process is not None
-    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    children = [pid for pid in pids if parent_and_state(pid)[0] == gate.process.pid]
-    spawned = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert len(spawned) == 1, "the server should have one ledger"
-    return spawned[0]
 
 
 def kill_everything(gate: Gate) -> None:

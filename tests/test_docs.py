@@ -46,7 +46,9 @@ def test_every_command_is_documented(words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("name", list(Settings.model_fields))
 def test_every_setting_is_documented(name: str) -> None:
     """Each setting stands in the table of settings and in the file that init writes."""
-    row = re.search(rf"^\| [^|]*`{name}`[^|]* \| ([^|]*?) \|", (ROOT / "docs/OPERATING.md").read_text("utf-8"), re.MULTILINE)
+    row = re.search(
+        rf"^\| [^|]*`{name}`[^|]* \| ([^|]*?) \|", (ROOT / "docs/OPERATING.md").read_text("utf-8"), re.MULTILINE
+    )
     assert row
     default = Settings.model_fields[name].default
     assert row[1].strip("`") == (

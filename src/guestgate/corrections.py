@@ -52,8 +52,9 @@ def reverse_undelivered(connection: Connection, decision_ids: Iterable[str]) -> 
             select(_d.id)
             .join(schema.answers, _a.decision_id == _d.id, isouter=True)
             .where(
-                _d.member_id == row.member_id,
-                _d.visit_id == row.visit_id,
+                # The decision that made the visit, and the re-entries, by their indexes.
+                (_d.id == row.visit_id)
+                | (schema.made_no_visit & (_d.member_id == row.member_id) & (_d.visit_id == row.visit_id)),
                 _a.undelivered.is_not(True),
             )
             .limit(1)

@@ -132,7 +132,10 @@ class Ledger:
                 return late + self._isolate(batch, error)
 
     def _isolate(self, batch: list[Ticket], error: Exception) -> list[Decision]:
-        """A fault spoils only its own check-in: the others are tried again one by one."""
+        """A fault spoils only its own check-in: what else there is to write is tried without it, one by one."""
+        if batch and (self._answers or self._undecided):
+            self._process([])
+            return self._process(batch)
         if len(batch) > 1:
             return [decision for ticket in batch for decision in self._process([ticket])]
         if batch:
@@ -162,8 +165,11 @@ class Ledger:
         with self._transaction() as connection:
             if directory.current_version(connection) != self._directory.version:
                 self._directory = directory.load(connection)
+            # First what became of earlier answers: a visit that is taken back now counts no more.
+            _write(connection, self._undecided)
+            _write_answers(connection, self._answers)
             entries = self._decide(connection, [ticket.checkin for ticket in batch]) if batch else []
-            _write(connection, self._undecided + entries, self._answers)
+            _write(connection, entries)
         self._answers.clear()
         self._undecided.clear()
         return [entry.decision for entry in entries]
@@ -187,9 +193,12 @@ class Ledger:
             yield self._connection
 
 
-def _write(connection: Connection, entries: list[Entry], answers: list[Answer]) -> None:
+def _write(connection: Connection, entries: list[Entry]) -> None:
     _insert_decisions(connection, [_decision_row(entry) for entry in entries])
     _insert_visits(connection, [_visit_row(entry) for entry in entries if entry.decision.makes_visit])
+
+
+def _write_answers(connection: Connection, answers: list[Answer]) -> None:
     _insert_answers(connection, answers)
     corrections.reverse_undelivered(connection, [answer.decision_id for answer in answers if answer.undelivered])
 
