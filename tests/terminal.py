@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import typer
 from sqlalchemy import Connection
 
 from guestgate import cli, plans, plans_file, starter, studios
+from guestgate.cli import common
 from guestgate.database import Database
 from guestgate.members import Upsert, parse_row
 
@@ -57,7 +59,7 @@ class Terminal:
             monkeypatch.delenv(name)
         starter.write(home)
         monkeypatch.chdir(home)
-        monkeypatch.setattr(cli, "app", COMMAND)
+        monkeypatch.setattr(cli, "app", partial(COMMAND, prog_name="guestgate"))
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.setenv("NO_COLOR", "1")
 
@@ -67,6 +69,7 @@ class Terminal:
         self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), "utf-8", "strict"))
         self.monkeypatch.setattr(sys, "argv", ["guestgate", *arguments])
         self._capsys.readouterr()
+        common.console._buffer.clear()  # a command that broke off in a traceback leaves its last line there
         with pytest.raises(SystemExit) as end:
             cli.main()
         seen = self._capsys.readouterr()

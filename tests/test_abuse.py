@@ -353,9 +353,9 @@ def test_no_key_is_anywhere(gate: Gate) -> None:
     ours = 0
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it may have ended meanwhile
-            session = int(process.joinpath("stat").read_text().rpartition(")")[2].split()[3])
-            ours += session == gate.process.pid
-            names = ("cmdline", "environ") if session == gate.process.pid else ("cmdline",)
+            group = int(process.joinpath("stat").read_text().rpartition(")")[2].split()[2])
+            ours += group == gate.process.pid
+            names = ("cmdline", "environ") if group == gate.process.pid else ("cmdline",)
             found |= {str(process / name): process.joinpath(name).read_bytes() for name in names}
     assert ours > 1, "the server has at least two processes"
     assert [name for name, content in found.items() for secret in secrets_ if secret in content] == []

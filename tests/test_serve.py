@@ -1,42 +1,25 @@
-"""`guestgate serve` as a process: options, certificates, signals, and changes while it runs."""
+"""`guestgate serve` as a process: what it refuses, ways to serve, and how it ends."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import secrets
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import certificates
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from certificates import serial_of, serial_served, write_certificate
 from gate import PATH, Gate, environment, wait_for
-from wire import Reply, Wire, ask, checkin, request
-
-# A change has to be in force by then.
-FOLLOW_S = 2
-TIGHT = """\
-[plans.free]
-name = "Free, but once a day"
-reentry_minutes = 0
-limits = [{ max = 1, per = "day" }]
-"""
-
-Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+from wire import Reply, Wire, checkin, request
 
 
 @pytest.fixture(scope="module")
@@ -45,148 +28,15 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Gate:
     return Gate(tmp_path_factory.mktemp("empty"))
 
 
-@pytest.fixture
-def server(home: Gate) -> Gate:
-    """A serving installation of its own for this test, with studio s1 and members of both plans."""
-    prepare(home)
-    home.start()
-    return home
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
     """An installation that tests start and stop as they like; nothing in it changes but the record."""
     gate = Gate(tmp_path_factory.mktemp("prepared"))
-    prepare(gate)
-    yield gate
-    gate.close()
-
-
-def prepare(gate: Gate) -> None:
-    """Studio s1, members of both plans."""
     gate.studio("s1")
     gate.plans()
-    gate.members(*(f"{plan}-{number},{plan}" for plan in ("free", "once") for number in range(6)))
-
-
-# Certificates
-
-
-def write_certificate(
-    folder: Path,
-    *,
-    key: Key | None = None,
-    starts: timedelta = timedelta(hours=-1),
-    ends: timedelta = timedelta(days=2),
-    password: bytes | None = None,
-) -> tuple[Path, Path]:
-    """A certificate and its key, as files that exist nowhere before."""
-    key = key or ec.generate_private_key(ec.SECP256R1())
-    now = datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now + starts, now + ends)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    unique = secrets.token_hex(4)
-    cert_file, key_file = folder / f"{unique}.cert.pem", folder / f"{unique}.key.pem"
-    cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
-    return cert_file, key_file
-
-
-def expired(folder: Path) -> tuple[Path, Path]:
-    """A pair whose time is over."""
-    return write_certificate(folder, starts=timedelta(days=-9), ends=timedelta(seconds=-5))
-
-
-def mismatched(folder: Path) -> tuple[Path, Path]:
-    """A certificate with the key of another."""
-    return write_certificate(folder)[0], write_certificate(folder)[1]
-
-
-def mismatched_kinds(folder: Path) -> tuple[Path, Path]:
-    """A certificate with a key of another kind."""
-    return write_certificate(folder)[0], write_certificate(folder, key=rsa.generate_private_key(65537, 2048))[1]
-
-
-def locked(folder: Path) -> tuple[Path, Path]:
-    """A key that asks for a password."""
-    return write_certificate(folder, password=b"hunter2-secret")
-
-
-def no_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate file with something else in it."""
-    cert, key = write_certificate(folder)
-    cert.write_text("this is no certificate\n", "utf-8")
-    return cert, key
-
-
-def broken_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate file that was cut off."""
-    cert, key = write_certificate(folder)
-    cert.write_bytes(cert.read_bytes()[:-200])
-    return cert, key
-
-
-def binary_certificate(folder: Path) -> tuple[Path, Path]:
-    """DER instead of PEM."""
-    cert, key = write_certificate(folder)
-    cert.write_bytes(ssl.PEM_cert_to_DER_cert(cert.read_text("utf-8")))
-    return cert, key
-
-
-def broken_key(folder: Path) -> tuple[Path, Path]:
-    """A key file that was cut off."""
-    cert, key = write_certificate(folder)
-    key.write_bytes(key.read_bytes()[:-100])
-    return cert, key
-
-
-def empty_files(folder: Path) -> tuple[Path, Path]:
-    """Files with nothing in them, as a disk that is full leaves them."""
-    cert, key = write_certificate(folder)
-    cert.write_bytes(b"")
-    key.write_bytes(b"")
-    return cert, key
-
-
-def missing_certificate(folder: Path) -> tuple[Path, Path]:
-    """A path where no certificate is."""
-    cert, key = write_certificate(folder)
-    cert.unlink()
-    return cert, key
-
-
-def missing_key(folder: Path) -> tuple[Path, Path]:
-    """A path where no key is."""
-    cert, key = write_certificate(folder)
-    key.unlink()
-    return cert, key
-
-
-Pair = Callable[[Path], tuple[Path, Path]]
-BAD_PAIRS: list[Pair] = [
-    *(expired, mismatched, mismatched_kinds, locked, no_certificate, broken_certificate, binary_certificate),
-    *(broken_key, empty_files, missing_certificate, missing_key),
-]
-
-
-def serial_served(gate: Gate) -> int:
-    """The serial number of the certificate that a new caller is shown."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with Wire(gate, context=context) as wire:
-        shown = wire.socket.getpeercert(binary_form=True)
-    assert shown is not None
-    return x509.load_der_x509_certificate(shown).serial_number
-
-
-def serial_of(cert: Path) -> int:
-    """The serial number of a certificate in a file."""
-    return x509.load_pem_x509_certificate(cert.read_bytes()).serial_number
+    gate.members(*(f"free-{number},free" for number in range(6)))
+    yield gate
+    gate.close()
 
 
 # Wrong usage
@@ -216,28 +66,32 @@ def test_without_a_certificate_it_does_not_start(empty: Gate) -> None:
     """The sentence names the options that are missing."""
     assert "--tls-cert" in refused(empty)
     assert "--tls-key" in refused(empty, "--tls-cert", str(empty.cert))
-    assert "--tls-cert" in refused(empty, "--tls-key", str(empty.key_file))
 
 
-@pytest.mark.parametrize("bad", BAD_PAIRS, ids=lambda bad: bad.__name__)
-def test_with_a_bad_certificate_it_does_not_start(empty: Gate, bad: Pair) -> None:
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(certificates.expired, certificates.mismatched, certificates.locked, certificates.no_certificate),
+        *(certificates.broken_key, certificates.missing_certificate, certificates.missing_key),
+    ],
+    ids=lambda bad: bad.__name__,
+)
+def test_with_a_bad_certificate_it_does_not_start(empty: Gate, bad: certificates.Pair) -> None:
     """The sentence names the file; it never waits for a password."""
     cert, key = bad(empty.folder)
     said = refused(empty, "--tls-cert", str(cert), "--tls-key", str(key))
     assert str(cert) in said or str(key) in said
-    assert "hunter2" not in said
+    assert certificates.PASSWORD not in said
 
 
 @pytest.mark.parametrize(
     ("options", "about"),
     [
-        (("--host", "0.0.0.0"), "loopback"),
-        (("--host", "::"), "loopback"),
+        ((), "loopback"),  # the default is every address
         (("--host", "192.0.2.1"), "loopback"),
-        (("--host", "example.com"), "loopback"),
+        (("--host", "::"), "loopback"),
         (("--host", "unix:relative.sock"), "unix:/"),
         (("--host", "127.0.0.1", "--tls-cert", "cert.pem"), "tls_cert"),
-        (("--host", "127.0.0.1", "--tls-key", "key.pem"), "tls_key"),
     ],
 )
 def test_behind_a_proxy_it_is_neither_public_nor_encrypted(empty: Gate, options: tuple[str, ...], about: str) -> None:
@@ -247,23 +101,13 @@ def test_behind_a_proxy_it_is_neither_public_nor_encrypted(empty: Gate, options:
     assert about in said
 
 
-def test_behind_a_proxy_the_default_address_is_refused_too(empty: Gate) -> None:
-    """Without --host it would be every address of the machine."""
-    assert "--behind-proxy" in refused(empty, "--behind-proxy")
-
-
 @pytest.mark.parametrize(
     ("options", "about"),
     [
         (("--workers", "2"), "--workers"),
-        (("--workers", "0"), "--workers"),
-        (("--port", "0"), "--port"),
         (("--port", "65536"), "--port"),
-        (("--port", "https"), "--port"),
-        (("--admin-port", "-1"), "--admin-port"),
         (("--host", "unix:/tmp/door.sock"), "--host"),
         (("--bogus",), "--bogus"),
-        (("--config", "/nowhere/guestgate.toml"), "/nowhere/guestgate.toml"),
     ],
 )
 def test_wrong_options_are_named(empty: Gate, options: tuple[str, ...], about: str) -> None:
@@ -322,8 +166,8 @@ def launch(gate: Gate, *options: str) -> subprocess.Popen[str]:
 
 
 def test_plain_http_on_loopback_behind_a_proxy(prepared: Gate) -> None:
-    """The same contract without TLS; the log says where it serves."""
-    prepared.start("--behind-proxy", "--host", "127.0.0.1")
+    """The same contract without TLS; the log says where. A port for the admin side is taken from the start."""
+    prepared.start("--behind-proxy", "--host", "127.0.0.1", "--admin-port", "8555")
     try:
         headers = {"X-API-Key": prepared.keys["s1"]}
         with httpx.Client(base_url=f"http://127.0.0.1:{prepared.port}", headers=headers) as client:
@@ -345,11 +189,11 @@ def door(tmp_path: Path) -> Path:
 def answers(door: Path, path: str = "/healthz", **options: Any) -> int | None:
     """The status of a call through a Unix socket; None where nobody answers."""
     method = "POST" if options else "GET"
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(door)), base_url="http://door") as client:
-        try:
-            return client.request(method, path, **options).status_code
-        except httpx.TransportError:
+    with socket.socket(socket.AF_UNIX) as knock:
+        if knock.connect_ex(str(door)):
             return None
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(door)), base_url="http://door") as client:
+        return client.request(method, path, **options).status_code
 
 
 def on_socket(gate: Gate, door: Path) -> subprocess.Popen[str]:
@@ -414,15 +258,6 @@ def test_a_unix_socket_in_use_is_not_taken_away(prepared: Gate, empty: Gate, doo
         end(first)
 
 
-def test_an_admin_port_is_accepted(prepared: Gate) -> None:
-    """From the start, so that start scripts need not change later."""
-    prepared.start("--admin-port", "8555")
-    try:
-        assert prepared.checkin("free-0").status_code == 200
-    finally:
-        assert prepared.stop() == 0
-
-
 def test_relative_certificate_paths_work_from_the_file(prepared: Gate) -> None:
     """Settings may stand in the configuration; its paths are relative to it."""
     config = prepared.home / "other.toml"
@@ -447,111 +282,21 @@ def listening(gate: Gate) -> bool:
     return True
 
 
-# SIGHUP
-
-
-def reload(gate: Gate) -> str:
-    """Have the certificate read again; returns what the log says about it."""
-    assert gate.process is not None
-    before = len(gate.log.read_text("utf-8"))
-    gate.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "certificate" in gate.log.read_text("utf-8")[before:], "nothing happened", gate)
-    return gate.log.read_text("utf-8")[before:]
-
-
-def install(gate: Gate, pair: tuple[Path, Path]) -> None:
-    """Put a certificate and its key where the server looks for them; what is missing goes missing."""
-    for source, target in zip(pair, (gate.cert, gate.key_file), strict=True):
-        if source.exists():
-            source.replace(target)
-        else:
-            target.unlink(missing_ok=True)
-
-
-def test_sighup_reads_the_certificate_again(server: Gate) -> None:
-    """A renewed one is shown to new callers; bad ones are rejected, logged, and the last good one stays."""
-    assert serial_served(server) == serial_of(server.cert)
-    install(server, write_certificate(server.folder))
-    renewed = serial_of(server.cert)
-    reload(server)
-    wait_for(lambda: serial_served(server) == renewed, "the new certificate is not served", server)
-    for bad in BAD_PAIRS:
-        install(server, bad(server.folder))
-        said = [json.loads(line) for line in reload(server).splitlines()]
-        assert [line["level"] for line in said] == ["error"], bad.__name__
-        assert str(server.cert) in said[0]["error"] or str(server.key_file) in said[0]["error"], bad.__name__
-        assert serial_served(server) == renewed, bad.__name__
-    install(server, write_certificate(server.folder, key=rsa.generate_private_key(65537, 2048)))
-    again = serial_of(server.cert)
-    reload(server)
-    wait_for(lambda: serial_served(server) == again, "no more reloads after a bad one", server)
-    assert server.checkin("free-0").status_code == 200
-    assert "Traceback" not in server.log.read_text("utf-8")
-    assert server.stop() == 0
-
-
-def test_no_call_is_lost_while_certificates_change(server: Gate) -> None:
-    """Callers with new connections all the time get their answer, whichever certificate they meet."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    data = request(checkin("free-0"), key=server.keys["s1"])
-    ended = threading.Event()
-    lost: list[BaseException] = []
-    answered: list[int] = []
-
-    def call() -> None:
-        while not ended.is_set():
-            try:
-                with Wire(server, context=context) as wire:
-                    answered.append(wire.ask(data).status)
-            except (OSError, AssertionError) as error:
-                lost.append(error)
-
-    callers = [threading.Thread(target=call) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    try:
-        for _ in range(6):
-            install(server, write_certificate(server.folder))
-            reload(server)
-            wait_for(lambda: serial_served(server) == serial_of(server.cert), "not reloaded", server)
-    finally:
-        ended.set()
-        for caller in callers:
-            caller.join()
-    assert set(answered) == {200}
-    assert lost == [], f"{len(lost)} of {len(answered) + len(lost)} calls"
-
-
-def test_a_call_in_flight_outlives_a_reload(server: Gate) -> None:
-    """What had begun under the old certificate is answered on its connection."""
-    install(server, write_certificate(server.folder))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with Wire(server, context=context) as wire:
-        with server.database.connect_writer() as connection, connection.begin():
-            wire.send(request(checkin("once-0"), key=server.keys["s1"]))
-            assert server.process is not None
-            server.process.send_signal(signal.SIGHUP)
-            time.sleep(0.15)
-        reply = wire.reply()
-    assert reply is not None
-    assert reply.status == 200
-
-
 # SIGTERM
 
 
-@pytest.mark.parametrize(("held_s", "status"), [(0.15, 200), (0.8, 503)], ids=["decided late", "not decided in time"])
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("ending", "held_s", "status"),
+    [(signal.SIGTERM, 0.15, 200), (signal.SIGINT, 0.8, 503)],
+    ids=["decided late", "not decided in time"],
+)
 def test_a_call_in_flight_is_answered_before_the_end(
-    prepared: Gate, held_s: float, status: int, ending: signal.Signals
+    prepared: Gate, ending: signal.Signals, held_s: float, status: int
 ) -> None:
     """The server takes no new callers, answers those it has, and exits with 0."""
     prepared.start()
     replies: list[Reply] = []
-    member = f"once-{'1' if status == 200 else '2'}" if ending is signal.SIGTERM else "free-1"
-    data = request(checkin(member), key=prepared.keys["s1"])
+    data = request(checkin("free-1"), key=prepared.keys["s1"])
     with Wire(prepared) as wire:
         caller = threading.Thread(target=lambda: replies.append(wire.ask(data)))
         with prepared.database.connect_writer() as connection, connection.begin():
@@ -566,7 +311,6 @@ def test_a_call_in_flight_is_answered_before_the_end(
     assert not listening(prepared)
     (row,) = [row for row in prepared.json("decisions") if row["id"] == replies[0].json()["decisionId"]]
     assert (row["http_status"], row["undelivered"]) == (status, False)
-    assert row["answer_ms"] <= 400
     assert "Traceback" not in prepared.log.read_text("utf-8")
 
 
@@ -613,104 +357,19 @@ def test_every_process_of_the_server_ends(prepared: Gate) -> None:
     for ending in (signal.SIGTERM, signal.SIGKILL):
         prepared.start()
         assert prepared.process is not None
-        session = prepared.process.pid
-        assert len(processes(session)) > 1
+        group = prepared.process.pid
+        assert len(processes(group)) > 1
         prepared.process.send_signal(ending)  # to the listener only: the ledger has to notice
         prepared.process.wait(timeout=30)
-        wait_for(lambda session=session: not processes(session), "processes stay behind", prepared)
+        wait_for(lambda group=group: not processes(group), "processes stay behind", prepared)
 
 
-def processes(session: int) -> list[str]:
-    """The processes of a session that have not ended."""
+def processes(group: int) -> list[str]:
+    """The processes of a group that have not ended."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             state, *fields = process.joinpath("stat").read_text().rpartition(")")[2].split()
-            if int(fields[2]) == session and state != "Z":
+            if int(fields[1]) == group and state != "Z":
                 found.append(process.name)
     return found
-
-
-# Changes while it runs
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
-    """A serving installation whose directory tests change."""
-    gate = Gate(tmp_path_factory.mktemp("running"))
-    prepare(gate)
-    gate.start()
-    yield gate
-    gate.close()
-
-
-def answer(gate: Gate, member: str, key: str | None = None) -> tuple[int, str]:
-    """Status and reason of a check-in."""
-    reply = ask(gate, request(checkin(member), key=key or gate.keys["s1"]))
-    return reply.status, reply.json().get("reason", "")
-
-
-def assert_soon(gate: Gate, expected: tuple[int, str], member: str, key: str | None = None) -> None:
-    """A change just made is in force within two seconds."""
-    wait_for(lambda: answer(gate, member, key) == expected, f"{expected} did not come in time", gate, FOLLOW_S)
-
-
-def test_a_paused_studio(running: Gate) -> None:
-    """Its check-ins are denied, until it is resumed."""
-    assert answer(running, "free-0") == (200, "ok")
-    running.cli("studio", "pause", "s1")
-    assert_soon(running, (403, "studio_inactive"), "free-0")
-    running.cli("studio", "resume", "s1")
-    assert_soon(running, (200, "ok"), "free-0")
-
-
-def test_keys_added_and_revoked(running: Gate) -> None:
-    """A new key is taken, the old one stays, and a revoked one is not taken any more."""
-    token = secrets.token_urlsafe(24)
-    assert answer(running, "free-0", token) == (401, "")
-    (added,) = running.json("key", "add", "s1", "--key-stdin", input=token)
-    assert_soon(running, (200, "ok"), "free-0", token)
-    assert answer(running, "free-0") == (200, "ok")
-    running.cli("key", "revoke", added["fingerprint"])
-    assert_soon(running, (401, ""), "free-0", token)
-    assert answer(running, "free-0") == (200, "ok")
-
-
-def test_a_new_studio(running: Gate) -> None:
-    """It can call as soon as it has a key."""
-    token = running.studio("s2", timezone="Europe/Lisbon")
-    assert_soon(running, (200, "ok"), "free-0", token)
-
-
-def test_a_tighter_plan(running: Gate) -> None:
-    """New limits hold for visits made before them too."""
-    assert answer(running, "free-5") == (200, "ok")
-    assert answer(running, "free-5") == (200, "ok")
-    running.plans(TIGHT)
-    assert_soon(running, (403, "limit_reached"), "free-5")
-    assert answer(running, "free-4") == (200, "ok")
-    assert answer(running, "free-4") == (403, "limit_reached")
-    running.plans()
-    assert_soon(running, (200, "ok"), "free-5")
-
-
-def test_a_suspended_member(running: Gate) -> None:
-    """And a new one, and one whose time is over."""
-    assert answer(running, "free-0") == (200, "ok")
-    running.cli("member", "set", "free-0", "--status", "suspended")
-    assert_soon(running, (403, "membership_suspended"), "free-0")
-    assert answer(running, "newcomer") == (403, "unknown_member")
-    running.members("newcomer,free", "free-0,free")
-    assert_soon(running, (200, "ok"), "newcomer")
-    running.cli("member", "set", "newcomer", "--valid-until", "2020-01-31")
-    assert_soon(running, (403, "membership_expired"), "newcomer")
-
-
-def test_the_log_is_one_event_a_line_without_keys_or_members(running: Gate) -> None:
-    """JSON with an instant, a level and an event; nothing about who came."""
-    lines = [json.loads(line) for line in running.log.read_text("utf-8").splitlines()]
-    assert {line["event"] for line in lines} >= {"serving"}
-    for line in lines:
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", line["timestamp"])
-        assert line["level"] == "info"
-        assert not any(secret in str(line) for secret in (*running.keys.values(), "free-", "newcomer"))

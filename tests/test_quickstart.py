@@ -1,0 +1,263 @@
+"""The quickstart, as somebody meets it who has just installed the package."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import shlex
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gate import environment, wait_for
+from terminal import Terminal
+
+from guestgate import quickstart
+
+BODY = '{"aggregatorId": "<your-id>", "customerId": 293123213}'
+SUMMARY = re.compile(r"(\d+) check-ins: (\d+) allowed, (\d+) denied, (\d+) errors; .*[\d.]+ ms")
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# How the live view goes back to its first line.
+REDRAWN = re.compile(r"\r(?:\x1b\[2K\x1b\[1A)+\x1b\[2K")
+# Gives the new process the terminal, as a shell does, and Ctrl-C its meaning back.
+ON_TERMINAL = (
+    "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.execv(sys.executable, [sys.executable, '-m', 'guestgate', 'quickstart', *sys.argv[1:]])"
+)
+
+
+class Town:
+    """One run of `guestgate quickstart`, in an empty folder and with a temporary folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        """Nothing runs yet. The temporary folder's name is as short as it is for most users."""
+        self.here = folder / "here"
+        self.here.mkdir()
+        self.temporary = Path(tempfile.mkdtemp(prefix="q", dir="/tmp"))
+        self.environment = {**environment(), "TMPDIR": str(self.temporary), "TERM": "xterm-256color"}
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        """Without a terminal."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "guestgate", "quickstart", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.here,
+            env=self.environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def run(self, *options: str) -> str:
+        """Without a terminal, to its end; returns standard output."""
+        process = self.start(*options)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, ""), (out, err)
+        return out
+
+    def processes(self) -> list[str]:
+        """What still runs of it; its processes hand their environment on."""
+        mark = f"TMPDIR={self.temporary}\0".encode()
+        found = []
+        for folder in Path("/proc").iterdir():
+            with suppress(OSError):
+                if folder.name.isdecimal() and mark in (folder / "environ").read_bytes():
+                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return found
+
+    def left_behind(self) -> list[str]:
+        """Files and processes."""
+        files = [str(path) for folder in (self.here, self.temporary) for path in folder.rglob("*")]
+        return files + self.processes()
+
+    def close(self) -> None:
+        """End what a failed test has left running."""
+        mark = f"TMPDIR={self.temporary}\0".encode()
+        for folder in Path("/proc").iterdir():
+            with suppress(OSError):
+                if folder.name.isdecimal() and mark in (folder / "environ").read_bytes():
+                    os.kill(int(folder.name), signal.SIGKILL)
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Any:
+    """A run that is ended whatever happens."""
+    town = Town(tmp_path)
+    yield town
+    town.close()
+
+
+def answer_of(command: str) -> dict[str, Any]:
+    """What the endpoint says to a pasted command."""
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, (command, done.stderr)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_plain_lines_and_a_command_that_works_when_pasted(town: Town) -> None:
+    """Without a terminal: the address, the curl line, a line for each check-in, a summary; then nothing is left."""
+    process = town.start("--for", "4")
+    assert process.stdout is not None and process.stderr is not None
+    seen: list[str] = []
+    while not seen or not seen[-1].startswith("curl "):
+        seen.append(process.stdout.readline().rstrip("\n"))
+        assert process.poll() is None, (seen, process.stderr.read())
+    url = re.search(r"https://localhost:\d+/checkin-validation", seen[0])
+    assert url is not None and url[0] in seen[-1] and f"-d '{BODY}'" in seen[-1]
+    first = answer_of(seen[-1])
+    assert (first["decision"], first["reason"]) == ("allowed", "ok")
+    again = subprocess.run(
+        f"{seen[-1]} -s -w '\\n%{{http_code}}'", shell=True, capture_output=True, text=True, check=True
+    )
+    assert again.stdout.endswith("\n200") and '"allowed"' in again.stdout
+    rest, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "") and "\x1b" not in rest
+    *lines, summary, farewell = rest.splitlines()
+    figures = SUMMARY.fullmatch(summary.partition(" for half")[0])
+    assert figures is not None and int(figures[1]) == len(lines) > 0
+    assert int(figures[2]) > 0 and int(figures[1]) == sum(int(figures[number]) for number in (2, 3, 4))
+    assert all(re.match(r"\d\d:\d\d:\d\d  \S+ .* ms$", line) for line in lines)
+    assert "guestgate init" in farewell
+    assert town.left_behind() == []
+
+
+def test_json_is_one_object(town: Town) -> None:
+    """The summary, and nothing else."""
+    (figures,) = [json.loads(line) for line in town.run("--for", "2", "--json").splitlines()]
+    assert figures["check_ins"] == figures["allowed"] + figures["denied"] + figures["errors"] > 0
+    assert 0 < figures["ms_p50"] <= figures["ms_p99"] <= figures["ms_worst"]
+    assert town.left_behind() == []
+
+
+def test_without_a_terminal_it_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After thirty seconds, which are shortened here."""
+    assert quickstart.DEFAULT_SECONDS == 30
+    monkeypatch.setattr(quickstart, "DEFAULT_SECONDS", 1)
+    assert quickstart.run(None, quiet=True)["allowed"] > 0
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda ending: ending.name)
+def test_nothing_is_left_behind_however_it_ends(ending: signal.Signals, town: Town) -> None:
+    """Ctrl-C, `timeout`, a window that is closed; a port in use is no hindrance."""
+    with suppress(OSError), socket.create_server(("localhost", 8443)):
+        process = town.start("--for", "60")
+        assert process.stdout is not None
+        assert ":8443/" not in process.stdout.readline()
+    wait_for(lambda: " ms\n" in process.stdout.readline(), "no check-in came")  # type: ignore[union-attr]
+    process.send_signal(ending)
+    out, _ = process.communicate(timeout=60)
+    if ending is signal.SIGINT:
+        assert process.returncode == 0 and SUMMARY.search(out)
+    wait_for(lambda: not town.processes(), "something still runs", seconds=10)
+    assert town.left_behind() == []
+
+
+def test_an_installation_of_ones_own_is_not_touched(town: Town, terminal: Terminal) -> None:
+    """Neither by the environment's settings nor by the folder's configuration."""
+    database = terminal.home / "guestgate.db"
+    terminal.plans('[plans.classic]\nname = "Mine"\n')
+    before = {path.name: path.read_bytes() for path in terminal.home.iterdir()}
+    town.here = terminal.home
+    town.environment |= {"GUESTGATE_DATABASE": f"sqlite:///{database}", "GUESTGATE_CHECKIN_PATH": "/mine"}
+    process = town.start("--for", "1")
+    out, err = process.communicate(timeout=60)
+    assert {path.name: path.read_bytes() for path in terminal.home.iterdir()} == before
+    assert (process.returncode, err) == (0, "") and "allowed" in out
+
+
+def test_wrong_settings_around_do_not_matter(town: Town) -> None:
+    """They are somebody else's."""
+    town.environment |= {"GUESTGATE_PORT": "nonsense", "GUESTGATE_STAND_IN": "refuse"}
+    assert SUMMARY.search(town.run("--for", "1"))
+
+
+def test_the_command_can_be_pasted_from_odd_folders() -> None:
+    """A temporary folder with a space in its name."""
+    ca = Path("/tmp/my folder/it's/cert.pem")
+    gate = quickstart.Gate("https://localhost:8443/checkin-validation", ca, {quickstart.STUDIOS[0][0]: "key"})
+    words = shlex.split(gate.curl())
+    assert words[words.index("--cacert") + 1] == str(ca)
+    assert words[words.index("-d") + 1] == BODY
+
+
+class Window:
+    """A terminal window with the quickstart in it."""
+
+    def __init__(self, town: Town, columns: int, rows: int, *options: str) -> None:
+        """Open it, and start."""
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        hidden = ("COLUMNS", "LINES", "NO_COLOR")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", ON_TERMINAL, *options],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=town.here,
+            env={name: value for name, value in town.environment.items() if name not in hidden},
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.out = ""
+
+    def read_until(self, condition: Callable[[str], object]) -> None:
+        """Take in what is shown until it is so, or the program has ended."""
+        give_up_at = time.monotonic() + 60
+        while not condition(self.out):
+            assert time.monotonic() < give_up_at, self.out[-3000:]
+            if select.select([self._master], [], [], 1)[0]:
+                try:
+                    self.out += os.read(self._master, 65536).decode("utf-8", "replace")
+                except OSError:  # the other side has closed
+                    return
+
+    def frames(self) -> list[str]:
+        """What the screen has shown, one view after the other, as plain text; the last may be incomplete."""
+        return [CONTROL.sub("", frame).replace("\r\n", "\n") for frame in REDRAWN.split(self.out)]
+
+    def ctrl_c(self) -> int:
+        """Press it; returns the exit status after the last output."""
+        os.write(self._master, b"\x03")
+        self.read_until(lambda _: False)
+        status = self.process.wait(timeout=60)
+        os.close(self._master)
+        return status
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (120, 40), (60, 30)])
+def test_the_live_view_on_a_terminal(columns: int, rows: int, town: Town) -> None:
+    """It moves, fits the window, its command can be pasted from there, and Ctrl-C ends it with a summary."""
+    window = Window(town, columns, rows)
+    window.read_until(lambda out: len(REDRAWN.findall(out)) >= 12 and " ok " in out)
+    view = window.frames()[-2]
+    assert "guestgate quickstart" in view and "Ctrl-C" in view and "allowed" in view
+    assert len(view.splitlines()) <= rows and all(len(line) <= columns for line in view.splitlines())
+    assert len(set(window.frames())) > 1
+    _, found, command = view.partition("Try it from another terminal:\n")
+    assert found
+    assert answer_of(command.replace("^C", ""))["decision"] == "allowed"
+    assert window.ctrl_c() == 0
+    last = CONTROL.sub("", window.out).replace("\r\n", "\n").splitlines()[-2:]
+    figures = SUMMARY.match(" ".join(last))
+    assert figures is not None and int(figures[2]) > 0
+    assert window.out.rindex("\x1b[?25h") > window.out.rindex("\x1b[?25l")  # the cursor is back
+    assert town.left_behind() == []
