@@ -230,12 +230,11 @@ def test_a_reader_that_has_seen_enough_is_no_fault(desk: Terminal) -> None:
     """`guestgate member list --json | head -1`."""
     desk.members(*({"member_id": f"m{number:05}", "plan": "free"} for number in range(5000)))
     command = [sys.executable, "-m", "guestgate", "member", "list", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
-    assert process.stdout is not None and process.stderr is not None
-    assert json.loads(process.stdout.readline())["member_id"] == "free"
-    process.stdout.close()
-    assert (process.wait(timeout=30), process.stderr.read()) == (0, b"")
-    process.stderr.close()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert json.loads(process.stdout.readline())["member_id"] == "free"
+        process.stdout.close()
+        assert (process.wait(timeout=30), process.stderr.read()) == (0, b"")
 
 
 @pytest.mark.parametrize("argument", ["member", "studio"])
@@ -249,6 +248,21 @@ def test_arguments_that_are_not_utf8_are_unknown(argument: str, desk: Terminal) 
         ("sandbox", "tap", member, "--studio", studio, "--url", f"https://localhost:{free_port()}/"),
     ):
         assert desk.run(*command, status=None).status in (0, 1, 2)
+
+
+def test_nothing_is_named_by_what_is_not_utf8(desk: Terminal) -> None:
+    """Rather than by something that only looks like it: an old terminal's "Köln" is refused."""
+    odd = "K\udcf6ln"
+    for arguments in (
+        ("init", "other", "--aggregator-id", odd),
+        ("studio", "add", odd, "--name", "x", "--timezone", "UTC"),
+        ("studio", "add", "s9", "--name", odd, "--timezone", "UTC"),
+        ("studio", "set", "s1", "--tag", odd),
+        ("member", "set", odd, "--plan", "free"),
+    ):
+        assert desk.complaint(*arguments)
+    assert not Path("other").exists()
+    assert len(desk.json("studio", "list")) == len(desk.json("member", "list")) == 2
 
 
 # The database.
@@ -510,7 +524,7 @@ def test_since_takes_spans_and_instants(since: str, number: int, desk: Terminal)
 
 
 @pytest.mark.parametrize(
-    "since", ["yesterday", "24", "h", "1.5h", "-1h", "24 h", "2026-01-01", "2026-01-01T00:00:00", "9" * 30 + "d"]
+    "since", ["", "yesterday", "24", "h", "1.5h", "-1h", "24 h", "2026-01-01", "2026-01-01T00:00:00", "9" * 30 + "d"]
 )
 def test_other_beginnings_are_refused(since: str, desk: Terminal) -> None:
     """By both lists."""
@@ -613,7 +627,7 @@ def test_init_writes_what_it_says(terminal: Terminal) -> None:
     """Configuration, plans and database; in a folder that it makes, or here."""
     (written,) = terminal.json("init", "deep/down")
     assert set(written) == {"config", "plans", "database"}
-    assert sorted(path.name for path in Path("deep/down").iterdir() if path.suffix != ".db-wal") == [
+    assert sorted(path.name for path in Path("deep/down").iterdir() if not path.name.endswith(("-wal", "-shm"))) == [
         "guestgate.db",
         "guestgate.toml",
         "plans.toml",
@@ -689,7 +703,7 @@ def test_any_aggregator_id_survives_the_configuration(odd: str, terminal: Termin
     assert settings.load(Path("other/guestgate.toml")).aggregator_id == odd
 
 
-@pytest.mark.parametrize("bad", ["", "x" * 256, "a\nb", "a\x00b", "a\x7fb", "\udcff"])
+@pytest.mark.parametrize("bad", ["", "x" * 256, "a\nb", "a\x00b", "a\x7fb"])
 def test_an_impossible_aggregator_id_is_refused(bad: str, terminal: Terminal) -> None:
     """And nothing is written."""
     assert "--aggregator-id" in terminal.complaint("init", "other", "--aggregator-id", bad)
@@ -781,7 +795,7 @@ def test_an_impossible_name_is_refused(name: str, desk: Terminal) -> None:
     assert desk.json("studio", "list") == before
 
 
-@pytest.mark.parametrize("studio_id", ["", "x" * 256, "a\nb", "a\x00b", "\udcff"])
+@pytest.mark.parametrize("studio_id", ["", "x" * 256, "a\nb", "a\x00b"])
 def test_an_impossible_studio_id_is_refused(studio_id: str, desk: Terminal) -> None:
     """Exit status 2."""
     assert "id" in desk.complaint("studio", "add", "--name", "x", "--timezone", "UTC", "--", studio_id)
@@ -975,7 +989,7 @@ def test_a_key_may_end_by_itself(desk: Terminal) -> None:
 
 @pytest.mark.parametrize(
     "expires",
-    ["2020-01-01T00:00:00Z", "2999-01-01T00:00:00", "2999-01-01", "tomorrow", "90d", "9999-12-31T23:59:59-12:00"],
+    ["", "2020-01-01T00:00:00Z", "2999-01-01T00:00:00", "2999-01-01", "tomorrow", "90d", "9999-12-31T23:59:59-12:00"],
 )
 def test_an_impossible_end_is_refused(expires: str, desk: Terminal) -> None:
     """Past, without offset or no instant at all; no key is added."""
@@ -1075,7 +1089,7 @@ def test_visits_after_that_instant_are_ignored(desk: Terminal) -> None:
         assert desk.json("explain", "once", "--studio", "s1", "--at", f"2026-03-04T{at}")[0]["decision"] == decision
 
 
-@pytest.mark.parametrize("at", ["now", "2026-03-04", "2026-03-04T08:00:00", "08:00", "1772618400", "9" * 40])
+@pytest.mark.parametrize("at", ["", "now", "2026-03-04", "2026-03-04T08:00:00", "08:00", "1772618400", "9" * 40])
 def test_an_instant_without_offset_is_refused(at: str, desk: Terminal) -> None:
     """Exit status 2."""
     assert desk.complaint("explain", "once", "--studio", "s1", "--at", at).startswith("--at: ")

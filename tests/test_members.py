@@ -565,6 +565,12 @@ def test_set_refuses_what_an_import_refuses(options: tuple[str, ...], words: str
     assert member(desk, "m1") == before
 
 
+def test_spaces_around_an_id_do_not_matter(desk: Terminal) -> None:
+    """For a command as for a file."""
+    (shown,) = desk.json("member", "set", " m1 ", "--plan", "free")
+    assert shown["member_id"] == "m1" and ids(desk) == ["m1"]
+
+
 def test_setting_something_of_nobody_names_the_member(desk: Terminal) -> None:
     """A slip in the id is told as that, and not as a missing plan."""
     desk.run("member", "set", "m1", "--plan", "free")

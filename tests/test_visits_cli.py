@@ -263,11 +263,20 @@ def test_a_visit_is_reversed_once(desk: Terminal) -> None:
         assert len(connection.execute(select(schema.visit_changes)).all()) == 1
 
 
-@pytest.mark.parametrize("visit_id", ["nothing", "", "00000000-0000-0000-0000-000000000000", "%", "\udcff"])
+@pytest.mark.parametrize("visit_id", ["nothing", "", "00000000-0000-0000-0000-000000000000", "%"])
 def test_an_unknown_visit_cannot_be_reversed(visit_id: str, desk: Terminal) -> None:
     """Exit status 1."""
     take(desk, f"once,s1,{DAY}T08:00:00Z")
     assert "no visit" in desk.complaint("visit", "reverse", visit_id, "--why", "x", status=1)
+
+
+def test_a_reason_that_is_not_utf8_is_no_traceback(desk: Terminal) -> None:
+    """Nor is such an id."""
+    take(desk, f"once,s1,{DAY}T08:00:00Z")
+    (visit,) = visits(desk)
+    assert desk.run("visit", "reverse", "\udcff", "--why", "x", status=None).status in (1, 2)
+    done = desk.run("visit", "reverse", visit["id"], "--why", "K\udcf6ln", status=None)
+    assert done.status in (0, 2) and len(visits(desk)) == 1
 
 
 @pytest.mark.parametrize("why", ["[/b]", "[red]x", ":x:", "back\\slash", "100 %"])

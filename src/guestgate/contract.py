@@ -14,6 +14,7 @@ from guestgate.model import Ruling
 
 MAX_BODY_BYTES = 16 * 1024
 MAX_CUSTOMER_ID = 2**63 - 1
+MAX_DIGITS = 20
 MAX_AGGREGATOR_ID_CHARS = 255
 EXAMPLE = '{"aggregatorId": "<your-id>", "customerId": 293123213}'
 
@@ -55,7 +56,12 @@ def _no_constant(name: str) -> NoReturn:
     raise BadBodyError(f"the body contains {name}, which is not JSON")
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
+def _int(digits: str) -> int:
+    """Python refuses to read integers of thousands of digits; any that long is as good as too large."""
+    return int(digits) if len(digits) <= MAX_DIGITS else MAX_CUSTOMER_ID + 1
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_int)
 
 
 def _check_texts(value: Any) -> None:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import importlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, create_engine, event, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.pool import NullPool
@@ -57,14 +57,9 @@ class Database:
         database = cls(url, patience_ms=patience_ms, checkpoints=checkpoints)
         if not database.path.exists():
             raise UsageError(f"there is no database at {database.path}: create it with guestgate init")
-        found, wanted = database.schema_version(), _script().get_current_head()
+        found, wanted = database._known_version(), _script().get_current_head()
         if found is None:
             raise UsageError(f"{database.path} is not a guestgate database: create one with guestgate init")
-        if found not in {revision.revision for revision in _script().walk_revisions()}:
-            raise UsageError(
-                f"{database.path} was made by a newer guestgate (schema {found}, this one knows {wanted}): "
-                "install that version or restore a backup"
-            )
         if found != wanted:
             raise UsageError(
                 f"{database.path} has the schema of an older guestgate ({found}, now {wanted}): "
@@ -140,12 +135,30 @@ class Database:
         return self.path.with_name(self.path.name + "-wal")
 
     def schema_version(self) -> str | None:
-        """The schema revision the database is at; None where it has none."""
+        """The schema revision the database is at; None where it has none. Changes nothing of the file."""
         try:
-            with self.read() as connection:
-                return MigrationContext.configure(connection).get_current_revision()
-        except OperationError as error:
-            raise UsageError(str(error)) from error
+            with closing(self._driver.connect(f"file:{quote(str(self.path))}?mode=rw", uri=True)) as file:
+                tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+                if "alembic_version" not in tables:
+                    return None
+                row = file.execute("SELECT version_num FROM alembic_version").fetchone()
+                return str(row[0]) if row else None
+        except self._driver.DatabaseError as error:
+            raise UsageError(f"database: {self.path} cannot be used: {error}") from None
+
+    def _known_version(self) -> str | None:
+        """The schema revision; a UsageError where this version does not know it."""
+        found = self.schema_version()
+        if found is not None and found not in {revision.revision for revision in _script().walk_revisions()}:
+            raise UsageError(
+                f"{self.path} was made by a newer guestgate (schema {found}, this one knows "
+                f"{_script().get_current_head()}): install that version or restore a backup"
+            )
+        return found
+
+    def _has_tables(self) -> bool:
+        with self.read() as connection:
+            return bool(inspect(connection).get_table_names())
 
     def upgrade(self) -> tuple[str | None, str]:
         """Create the schema or bring it up to date; returns the revisions before and after."""
@@ -154,7 +167,9 @@ class Database:
             self.path.touch(mode=0o600)  # it holds personal data
         except OSError as error:
             raise UsageError(f"database: {self.path}: {error.strerror}") from None
-        before = self.schema_version()
+        before = self._known_version()
+        if before is None and self._has_tables():
+            raise UsageError(f"{self.path} is another program's database; guestgate needs one of its own")
         with self._explained(), self.engine.connect() as connection:
             config = _alembic()
             config.attributes["connection"] = connection.execution_options(guestgate_begin="BEGIN IMMEDIATE")
@@ -168,7 +183,7 @@ def parse_url(url: str) -> URL:
     """The database URL, or a UsageError that says what is wrong with it."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise UsageError(
             f"database: {url!r} is not a database URL: write sqlite:///guestgate.db, with three slashes for "
             "a path relative to the configuration, four for an absolute one"
@@ -177,6 +192,8 @@ def parse_url(url: str) -> URL:
         raise UsageError("database: this version of guestgate keeps its record in SQLite; write sqlite:///FILE")
     if parsed.drivername != "sqlite":
         raise UsageError(f"database: {parsed.drivername} is not supported; write sqlite:///FILE")
+    if parsed.query or parsed.username:
+        raise UsageError("database: SQLite takes a file and nothing else; write sqlite:///FILE")
     if not parsed.database or parsed.database == ":memory:" or parsed.host:
         raise UsageError("database: a record needs a file; write sqlite:///guestgate.db")
     return parsed

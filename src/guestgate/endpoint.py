@@ -35,6 +35,8 @@ from guestgate.model import CheckIn, Outcome, Reason
 log = structlog.get_logger()
 
 MAX_DRAIN_BYTES = 64 * 1024
+# Each chunk costs the event loop some microseconds, however small it is.
+MAX_CHUNKS = 256
 # The timer has to ring, and the answer to be written, before the budget is over.
 ANSWER_MARGIN_MS = 10
 # Watching for a hang-up costs a tenth of the throughput; calls that are answered at once need none.
@@ -50,6 +52,7 @@ UNAUTHORIZED = problem(
 )
 UNSUPPORTED_MEDIA_TYPE = problem(415, "send Content-Type: application/json; charset=utf-8")
 TOO_LARGE = problem(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+BROKEN_OFF = problem(400, "the body was broken off")
 REQUEST_TIMEOUT = problem(408, "the body did not arrive in time")
 
 STATUS = {Outcome.ALLOWED: 200, Outcome.DENIED: 403, Outcome.UNDECIDED: 503}
@@ -63,8 +66,8 @@ class BodyTimeoutError(Exception):
     """The deadline came before the body's end; the caller has been told."""
 
 
-class CallerGoneError(Exception):
-    """The caller hung up before the body's end; there is nobody to answer."""
+class BodyBrokenOffError(Exception):
+    """The body ended before its end; the caller may have hung up or half closed the connection."""
 
 
 class Endpoint:
@@ -135,7 +138,8 @@ class Endpoint:
             return None
         except BadBodyError as error:
             return problem(400, str(error))
-        except CallerGoneError:
+        except BodyBrokenOffError:
+            exchange.write(BROKEN_OFF)
             return None
         checkin = CheckIn(
             str(uuid_utils.uuid7()), received_at, key.studio_id, aggregator_id, customer_id, key.fingerprint
@@ -196,28 +200,38 @@ class Exchange:
         try:
             if content_length is not None:
                 return bytes(await self._protocol())
-            body = bytearray()
-            async for chunk in self._protocol:
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise BodyTooLargeError
-            return bytes(body)
-        except BodyTooLargeError:
+            return await self._read_chunks()
+        except (BodyTooLargeError, BodyBrokenOffError):
             raise
         except Exception as error:
-            raise CallerGoneError from error
+            raise BodyBrokenOffError from error
         finally:
             if self.answered:
                 raise BodyTimeoutError
+
+    async def _read_chunks(self) -> bytes:
+        """A body of unknown length. granian ends one that was broken off like a whole one, but with two empty
+        chunks instead of one."""
+        body, chunks, empty = bytearray(), 0, 0
+        async for chunk in self._protocol:
+            body += chunk
+            chunks += 1
+            empty += not chunk
+            if len(body) > MAX_BODY_BYTES or chunks > MAX_CHUNKS:
+                raise BodyTooLargeError
+        if empty > 1:
+            raise BodyBrokenOffError
+        return bytes(body)
 
     async def conclude(self, response: Response) -> None:
         """Answer a call whose body is not wanted: take it in first, as far as limits of size and time allow."""
         self.at_deadline = partial(self.write, response)
         with suppress(Exception):  # the caller may be gone, or its body have been read already
-            drained = 0
+            drained = chunks = 0
             async for chunk in self._protocol:
                 drained += len(chunk)
-                if self.answered or drained > MAX_DRAIN_BYTES:
+                chunks += 1
+                if self.answered or drained > MAX_DRAIN_BYTES or chunks > MAX_CHUNKS:
                     break
         self.write(response)
 
@@ -261,7 +275,4 @@ def _single(headers: Any, name: str) -> str:
 def _is_json(headers: Any) -> bool:
     if "content-type" not in headers:
         return True
-    content_type: str | None = headers.get("content-type")
-    if content_type is None:
-        return False
-    return content_type.partition(";")[0].strip().lower() == "application/json"
+    return _single(headers, "content-type").partition(";")[0].strip().lower() == "application/json"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from guestgate.errors import UsageError
 
 _SPAN = re.compile(r"(\d+)([smhdw])")
+FIRST_YEAR, LAST_YEAR = 1970, 9000
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -18,11 +19,11 @@ def parse_instant(text: str, name: str) -> datetime:
     except ValueError:
         raise UsageError(f"{name}: {text!r} is not an instant; write 2026-11-23T18:02:00+01:00") from None
     if instant.tzinfo is None:
-        raise UsageError(f"{name}: {text!r} has no offset from UTC; write {text}Z or {text}+01:00")
-    try:
-        return instant.astimezone(UTC)
-    except OverflowError:
-        raise UsageError(f"{name}: {text!r} lies outside the calendar") from None
+        whole = text if "T" in text or " " in text else f"{text}T00:00"
+        raise UsageError(f"{name}: {text!r} has no offset from UTC; write {whole}Z or {whole}+01:00")
+    if not FIRST_YEAR <= instant.year <= LAST_YEAR:
+        raise UsageError(f"{name}: {text!r} lies outside the years {FIRST_YEAR} to {LAST_YEAR}")
+    return instant.astimezone(UTC)
 
 
 def parse_since(text: str, now: datetime, name: str = "--since") -> datetime:

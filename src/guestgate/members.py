@@ -77,7 +77,7 @@ def parse_row(line: int, given: dict[str, Any]) -> MemberRow:
     """Check one member's fields, each by itself. Raises BadRowError."""
     for name in given:
         if name not in FIELDS:
-            raise BadRowError(f"{name}: there is no such field")
+            raise BadRowError(f"{name[:64]!a}: there is no such field")
     values = {name: _text(name, value) for name, value in given.items() if name != "customer_id"}
     member_id = values.pop("member_id", None)
     if member_id is None:
@@ -159,15 +159,19 @@ class Upsert:
     """Inserts or updates members by ``member_id``; bad rows are reported and the others kept."""
 
     def __init__(self, *, dry_run: bool = False) -> None:
-        """With `dry_run` everything is checked and counted, and nothing is written."""
+        """With `dry_run` nothing is written, and what would have been is kept in memory for later rows."""
         self.report = Report()
         self._dry_run = dry_run
+        self._would_be_stored: dict[str, list[Any]] = {}
+        self._would_be_linked: dict[int, str] = {}
 
     def __call__(self, connection: Connection, rows: Sequence[MemberRow]) -> None:
         """Take some rows, in their order."""
         known = load_plans(connection)
         stored = {member_id: rest for member_id, *rest in _stored(connection, [row.member_id for row in rows])}
         linked = dict(_linked(connection, {customer for row in rows for customer in row.customers}))
+        stored |= {row.member_id: seen for row in rows if (seen := self._would_be_stored.get(row.member_id))}
+        linked |= {c: owner for row in rows for c in row.customers if (owner := self._would_be_linked.get(c))}
         fresh: dict[str, dict[str, Any]] = {}
         touched: dict[str, dict[str, Any]] = {}
         links: list[dict[str, Any]] = []
@@ -181,7 +185,7 @@ class Upsert:
             except BadRowError as error:
                 self.report.bad.append((row.line, str(error)))
                 continue
-            new_links = [customer for customer in row.customers if customer not in linked]
+            new_links = [customer for customer in dict.fromkeys(row.customers) if customer not in linked]
             linked.update(dict.fromkeys(new_links, row.member_id))
             links += [
                 {"customer_id": c, "member_id": row.member_id, "linked_at_ms": clock.now_ms()} for c in new_links
@@ -196,7 +200,10 @@ class Upsert:
                 (fresh if row.member_id in fresh else touched)[row.member_id] = values
             else:
                 self.report.unchanged += 1
-        if not self._dry_run:
+        if self._dry_run:
+            self._would_be_stored |= {row.member_id: stored[row.member_id] for row in rows if row.member_id in stored}
+            self._would_be_linked |= {link["customer_id"]: link["member_id"] for link in links}
+        else:
             _store(connection, list(fresh.values()), list(touched.values()), links)
 
 
@@ -205,7 +212,9 @@ def _merged(row: MemberRow, before: list[Any] | None, known: dict[str, Plan]) ->
     plan_id, status, *dates, profile = before or [None, Status.ACTIVE.value, None, None, None, "{}"]
     values = row.values
     plan_id = values.get("plan") or plan_id
-    if ("plan" in values and values["plan"] is None) or plan_id is None:
+    if before is None and "plan" not in values:
+        raise BadRowError(f"plan: is missing, and there is no member {row.member_id} yet")
+    if plan_id is None or values.get("plan", plan_id) is None:
         raise BadRowError("plan: is missing")
     if plan_id not in known:
         raise BadRowError(f"plan: there is no plan {plan_id!r}")

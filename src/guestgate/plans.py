@@ -89,9 +89,12 @@ def require(connection: Connection, plan_id: str) -> Plan:
 
 def plan_list(connection: Connection) -> list[dict[str, Any]]:
     """The plans in force as users see them, by id."""
-    counts: dict[str, int] = dict(
-        connection.execute(select(_members.c.plan_id, func.count()).group_by(_members.c.plan_id)).tuples().all()
-    )
+    counts = {
+        plan_id: number
+        for plan_id, number in connection.execute(
+            select(_members.c.plan_id, func.count()).group_by(_members.c.plan_id)
+        )
+    }
     rows = connection.execute(
         select(_versions.c.plan_id, _versions.c.version, _versions.c.document)
         .join(_plans, (_plans.c.id == _versions.c.plan_id) & (_plans.c.version == _versions.c.version))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from guestgate import toml_lines
 from guestgate.errors import UsageError
 from guestgate.model import STUDIO, TAG_PREFIX, Hours, Limit, Payable, Per, Plan
 from guestgate.toml_lines import line_of, place
@@ -90,16 +90,7 @@ class PlanDocument(_Strict):
 
 def read(path: Path) -> dict[str, PlanDocument]:
     """The plans of a file by id. Raises UsageError naming file, line and field."""
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8 text (byte {error.start})") from None
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: {error}") from None
+    text, content = toml_lines.read(path)
     for key in content:
         if key != "plans":
             raise UsageError(f"{path}:{line_of(text, (key,))}: {key}: plans are written as [plans.ID]")
@@ -110,11 +101,12 @@ def read(path: Path) -> dict[str, PlanDocument]:
 
 
 def _checked(path: Path, text: str, plan_id: str, content: Any) -> PlanDocument:
-    if not 1 <= len(plan_id) <= 255:
-        raise UsageError(f"{path}:{line_of(text, ('plans', plan_id))}: a plan's id has 1 to 255 characters")
+    if not 1 <= len(plan_id) <= 255 or not plan_id.isprintable():
+        line = line_of(text, ("plans", plan_id))
+        raise UsageError(f"{path}:{line}: a plan's id has 1 to 255 characters and no control characters")
     try:
         # JSON mode takes lists for tuples while numbers and texts stay strict.
-        return PlanDocument.model_validate_json(json.dumps(content, default=str))
+        return PlanDocument.model_validate_json(json.dumps(content, default=_no_text))
     except ValidationError as error:
         raise UsageError(place(path, text, ("plans", plan_id), error)) from None
 
@@ -145,3 +137,8 @@ def _hours(window: HoursDocument) -> Hours:
     end = time(0) if window.until == "24:00" else time.fromisoformat(window.until)
     days = frozenset(DAYS.index(day) for day in window.days)
     return Hours(days, time.fromisoformat(window.from_), end)
+
+
+def _no_text(_: object) -> object:
+    """TOML's dates and times have no place in a plan; they become something no field takes."""
+    return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from guestgate.errors import UsageError
@@ -10,13 +11,37 @@ from guestgate.settings import Settings
 PLATFORM = "info@perfectgym.com"
 
 
+def check_url(url: str) -> None:
+    """Raise UsageError unless this is an address that can be called."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or any(c.isspace() or not c.isprintable() for c in url):
+        raise UsageError(
+            f"--url: {url!r} is not an address such as https://api.aggregator.example.com/checkin-validation"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def email(url: str, settings: Settings) -> dict[str, str]:
     """Recipient, subject and body. Raises UsageError for an address that the platform cannot call."""
+    check_url(url)
     parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname:
+    host = parts.hostname or ""
+    if parts.scheme != "https":
         raise UsageError(f"--url: {url!r} should be a public https address, as the platform will call it")
-    if parts.hostname in ("localhost", "127.0.0.1", "::1"):
-        raise UsageError(f"--url: {parts.hostname} is this machine; give the address the platform can reach")
+    if parts.username or parts.query or parts.fragment:
+        raise UsageError(f"--url: give https://{host}{settings.checkin_path} without anything before or after it")
+    if host == "localhost" or _is_loopback(host):
+        raise UsageError(f"--url: {host} is this machine; give the address the platform can reach")
     path = parts.path.rstrip("/")
     if path and path != settings.checkin_path:
         raise UsageError(f"--url: ends in {path}, but this server answers on {settings.checkin_path} (checkin_path)")

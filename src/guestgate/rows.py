@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from guestgate.errors import UsageError
 from guestgate.suggest import did_you_mean
@@ -36,17 +36,28 @@ class RowFile:
         try:
             self._stream: BinaryIO = sys.stdin.buffer if name == "-" else Path(name).open("rb")  # noqa: SIM115
             self.size = 0 if name == "-" else Path(name).stat().st_size
-            self._head = self._stream.readline(MAX_LINE_CHARS).removeprefix(BOM)
+            self.done = 0
+            self._head = next(self._lines(), b"").removeprefix(BOM)
         except OSError as error:
             raise UsageError(f"{self._name}: {error.strerror}") from None
-        self.done = 0
         if self._head.lstrip().startswith(b"{"):
             self._rows = self._ndjson()
         else:
             self._rows = self._csv(self._header())
 
+    def __enter__(self) -> Self:
+        """The file is open already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        if self._stream is not sys.stdin.buffer:
+            self._stream.close()
+
     def __iter__(self) -> Iterator[Row]:
-        return self._rows
+        """The rows after the header; the file is closed after the last one."""
+        with self:
+            yield from self._rows
 
     def _lines(self) -> Iterator[bytes]:
         """The lines after the first; one that is too long comes as its beginning only."""
@@ -58,15 +69,20 @@ class RowFile:
             yield line
 
     def _header(self) -> list[str]:
+        if len(self._head) > MAX_LINE_CHARS:
+            raise UsageError(f"{self._name}:1: the line is longer than {MAX_LINE_CHARS} bytes")
         try:
             text = self._head.decode("utf-8")
+            self._delimiter = max(",;\t", key=text.count)
+            names = [name.strip() for name in next(csv.reader([text], delimiter=self._delimiter, strict=True), [])]
         except UnicodeDecodeError:
             raise UsageError(f"{self._name}:1: is not UTF-8 text") from None
-        self._delimiter = max(",;\t", key=text.count)
-        names = [name.strip() for name in next(csv.reader([text], delimiter=self._delimiter), [])]
+        except csv.Error as error:
+            raise UsageError(f"{self._name}:1: the columns cannot be read: {error}") from None
         for name in names:
             if name not in self._fields:
-                raise UsageError(f"{self._name}:1: there is no column {name!r}{did_you_mean(name, self._fields)}")
+                similar = did_you_mean(name, self._fields)
+                raise UsageError(f"{self._name}:1: there is no column {name[:64]!a}{similar}")
             if names.count(name) > 1:
                 raise UsageError(f"{self._name}:1: column {name} stands there twice")
         for name in self._required:

@@ -40,7 +40,8 @@ MAX_HEADER_BYTES = 32 * 1024
 # More connections than this wait in the kernel's queue; it bounds what silent ones can occupy.
 MAX_CONNECTIONS = 4096
 STARTUP_S = 0.3
-DRAIN_S = 10
+# Calls that run are answered within the budget; what is still open then has sent half a header.
+DRAIN_S = 2
 REPORT_S = 60
 GC_THRESHOLD = 50_000
 
@@ -91,9 +92,11 @@ def check_certificate(cert: Path, key: Path) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=_no_password)
     except (ssl.SSLError, ValueError) as error:
         raise UsageError(f"tls_cert, tls_key: {cert} and {key} do not work together: {error}") from None
-    expires_at = x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc
-    if expires_at <= clock.now():
-        raise UsageError(f"tls_cert: {cert} expired at {clock.iso(expires_at)}")
+    certificate = x509.load_pem_x509_certificate(cert.read_bytes())
+    if certificate.not_valid_after_utc <= clock.now():
+        raise UsageError(f"tls_cert: {cert} expired at {clock.iso(certificate.not_valid_after_utc)}")
+    if certificate.not_valid_before_utc > clock.now():
+        raise UsageError(f"tls_cert: {cert} is valid only from {clock.iso(certificate.not_valid_before_utc)}")
 
 
 def _no_password() -> str:
@@ -201,9 +204,9 @@ class Listener:
             if self._task.done() or not all(worker.is_alive() for worker in self._granian.wrks):
                 self._task.cancel()
                 error = self._task.exception() if self._task.done() else None
-                raise OperationError(f"cannot serve on {self.address}: {error or 'see the lines above'}")
+                raise OperationError(f"cannot serve on {self.address}: {_first_line(error) or 'see the lines above'}")
         except (OSError, RuntimeError, ssl.SSLError, ConfigurationError) as error:
-            raise OperationError(f"cannot serve on {self.address}: {error}") from error
+            raise OperationError(f"cannot serve on {self.address}: {_first_line(error)}") from error
 
     def _build(self) -> Granian:
         settings = self._settings
@@ -243,14 +246,37 @@ class Listener:
 
 
 def _check_address_free(settings: Settings) -> None:
-    """Two servers could share the port unnoticed, because each of our own listeners allows the next one."""
-    if not settings.host.startswith("unix:"):
+    """Raise OperationError where somebody else serves there; remove a Unix socket that a dead server left behind.
+
+    Two servers could share a port unnoticed, because each of our own listeners allows the next one.
+    """
+    if settings.host.startswith("unix:"):
+        _check_socket_free(Path(settings.host.removeprefix("unix:")))
+    else:
         host = _resolve(settings.host)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             socket.create_server((host, settings.port), family=family).close()
         except OSError as error:
             raise OperationError(f"cannot serve on {host}, port {settings.port}: {error.strerror}") from None
+
+
+def _check_socket_free(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise OperationError(f"--host: the folder {path.parent} does not exist")
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise OperationError(f"--host: {path} exists and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        except OSError as error:
+            raise OperationError(f"--host: {path}: {error.strerror}") from None
+        else:
+            raise OperationError(f"cannot serve on unix:{path}: another server listens there")
 
 
 async def _report_counts(endpoint: Endpoint) -> None:
@@ -270,6 +296,11 @@ def _resolve(host: str) -> str:
         return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
     except OSError as error:
         raise OperationError(f"--host: {host}: {error.strerror}") from None
+
+
+def _first_line(error: BaseException | None) -> str:
+    """An error's message without what granian's adds below it."""
+    return str(error).partition("\n")[0] if error else ""
 
 
 async def _first(*awaitables: Any) -> None:

@@ -5,18 +5,20 @@ Later sources win. A wrong value is reported with the place it stands in, and no
 
 from __future__ import annotations
 
-import tomllib
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from guestgate import toml_lines
 from guestgate.database import parse_url
 from guestgate.errors import UsageError
 from guestgate.toml_lines import dotted, line_of, sentence
 
 ENV_PREFIX = "GUESTGATE_"
+_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 DEFAULT_FILE = Path("guestgate.toml")
 
 
@@ -50,21 +52,30 @@ class Settings(BaseSettings):
     @field_validator("checkin_path")
     @classmethod
     def _path(cls, path: str) -> str:
-        if not path.startswith("/") or path.rstrip("/") in ("", "/healthz") or not path.isascii():
+        if not _PATH.fullmatch(path) or path.rstrip("/") in ("", "/healthz"):
             raise ValueError("should be a path such as /checkin-validation")
         return path.rstrip("/")
+
+    @field_validator("database")
+    @classmethod
+    def _database(cls, url: str) -> str:
+        try:
+            parse_url(url)
+        except UsageError as error:
+            raise ValueError(str(error).removeprefix("database: ")) from None
+        return url
 
     @classmethod
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],  # noqa: ARG003
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment before what was read from the file (given as init values)."""
-        return env_settings, init_settings
+        """Only what `load` hands over: it has put file, environment and options together."""
+        return (init_settings,)
 
 
 def load(file: Path | None = None, **options: Any) -> Settings:
@@ -75,46 +86,27 @@ def load(file: Path | None = None, **options: Any) -> Settings:
     path = file or DEFAULT_FILE
     if file is not None and not file.exists():
         raise UsageError(f"{file}: there is no such file; guestgate init writes one")
-    text = _read(path) if path.exists() else ""
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: {error}") from None
+    text, content = toml_lines.read(path) if path.exists() else ("", {})
+    environment = EnvSettingsSource(Settings)()
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        settings = Settings(**content)
-        # A second round, because options win over the environment, which wins over the file.
-        settings = Settings.model_validate({**settings.model_dump(), **given}) if given else settings
+        settings = Settings(**{**content, **environment, **given})
     except ValidationError as error:
-        raise UsageError(_explain(error, path, text, given)) from None
+        raise UsageError(_explain(error, path, text, environment, given)) from None
     return _anchored(settings, path.absolute().parent, given)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: is not UTF-8 text") from None
-
-
-def _explain(error: ValidationError, path: Path, text: str, options: dict[str, Any]) -> str:
+def _explain(
+    error: ValidationError, path: Path, text: str, environment: dict[str, Any], options: dict[str, Any]
+) -> str:
     problem = error.errors(include_url=False)[0]
     name = str(problem["loc"][0])
-    variable = ENV_PREFIX + name.upper()
     what = sentence(problem["type"], problem["msg"])
     if name in options:
         return f"--{name.replace('_', '-')}: {what}"
-    if problem["type"] != "extra_forbidden" and variable in _environment():
-        return f"environment variable {variable}: {what}"
+    if name in environment:
+        return f"environment variable {ENV_PREFIX}{name.upper()}: {what}"
     return f"{path}:{line_of(text, problem['loc'])}: {dotted(problem['loc'])}: {what}"
-
-
-def _environment() -> set[str]:
-    import os
-
-    return {name.upper() for name in os.environ}
 
 
 def _anchored(settings: Settings, folder: Path, options: dict[str, Any]) -> Settings:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from guestgate import settings
 from guestgate.database import Database
-from guestgate.errors import UsageError
+from guestgate.errors import GuestgateError, UsageError
 from guestgate.studios import check_id
 
 CONFIG = """\
@@ -92,8 +92,12 @@ def write(directory: Path, aggregator_id: str | None = None) -> dict[str, Path]:
         directory.mkdir(parents=True, exist_ok=True)
         config.write_text(CONFIG.replace("{aggregator_id}", line), "utf-8")
         plans.write_text(PLANS, "utf-8")
+        database = Database(settings.load(config).database)
+        database.upgrade()
     except OSError as error:
         raise UsageError(f"{directory}: {error.strerror}") from None
-    database = Database(settings.load(config).database)
-    database.upgrade()
+    except GuestgateError:
+        config.unlink()
+        plans.unlink()
+        raise
     return {"config": config, "plans": plans, "database": database.path}

@@ -6,7 +6,7 @@ import hashlib
 import re
 from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from zoneinfo import available_timezones
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -55,7 +55,7 @@ def change(
 ) -> None:
     """Change what is given. Visits keep the local date and the tags that they were made with."""
     row = require(connection, studio_id)
-    _check(name or row.name, timezone or row.timezone, tags or frozenset())
+    _check(row.name if name is None else name, row.timezone if timezone is None else timezone, tags or frozenset())
     values = {"name": name, "timezone": timezone, "active": active}
     values["tags"] = None if tags is None else tags_text(tags)
     values = {column: value for column, value in values.items() if value is not None}
@@ -102,11 +102,9 @@ def _check(name: str, timezone: str, tags: frozenset[str]) -> None:
         raise UsageError("--name: should have 1 to 255 characters")
     for tag in tags:
         check_id(tag, "--tag")
-    try:
-        ZoneInfo(timezone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
+    if timezone not in available_timezones():
         similar = did_you_mean(timezone, available_timezones())
-        raise UsageError(f"--timezone: there is no time zone {timezone!r}{similar}; write Europe/Berlin") from None
+        raise UsageError(f"--timezone: there is no time zone {timezone[:64]!r}{similar}; write Europe/Berlin")
 
 
 def check_id(value: str, what: str) -> None:
@@ -116,7 +114,8 @@ def check_id(value: str, what: str) -> None:
 
 
 def _encodable(value: str) -> bool:
-    return not any(0xD800 <= ord(character) <= 0xDFFF for character in value)
+    # U+FFFD stands for bytes that were no text.
+    return not any(0xD800 <= ord(character) <= 0xDFFF or character == "\ufffd" for character in value)
 
 
 def add_key(

@@ -1,63 +1,104 @@
-"""Where in a TOML file a field stands, so that a message can name the line."""
+"""Reading TOML files, with messages that name the line a field stands in."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
+from guestgate.errors import UsageError
+
 Location = tuple[str | int, ...]
+_HEADER = re.compile(r"\s*\[{1,2}[^\[\]=]+\]{1,2}\s*(#.*)?")
+
+
+def read(path: Path) -> tuple[str, dict[str, Any]]:
+    """A file's text and content. Raises UsageError naming the file and, where it is known, the line."""
+    try:
+        text = path.read_text("utf-8")
+        return text, tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: cannot be read as TOML: {str(error).partition(';')[0]}") from None
 
 
 def line_of(text: str, location: Location) -> int:
     """The line of the deepest part of a location that can be found; 1 where none can.
 
-    Understands ``[a.b]`` and ``[[a.b]]`` headers, ``key =`` lines and the n-th ``{`` of an inline list.
+    Understands ``[a.b]`` and ``[[a.b]]`` headers, ``key =`` and ``a.b.key =`` lines, and inline tables.
     """
-    lines = text.splitlines()
-    start = 0
-    for depth in range(len(location), 0, -1):
-        header = _header_line(lines, location[:depth])
-        if header is not None:
-            start = header
-            location = location[depth:]
+    lines = [_without_comment(line) for line in text.splitlines()]
+    found, rest = _header(lines, location)
+    while rest:
+        if isinstance(rest[0], int):
+            found = _nth_table(lines, found, rest[0])
+            rest = rest[1:]
+            continue
+        names = [part for part in rest if isinstance(part, str)]
+        line = None
+        for depth in range(len(names), 0, -1):
+            line = _key_line(lines, found, names[:depth])
+            if line is not None:
+                found, rest = line, rest[depth:]
+                break
+        if line is None:
             break
-    found = start
-    for part in location:
-        next_line = _nth_table(lines, found, part) if isinstance(part, int) else _key_line(lines, found, part)
-        if next_line is None:
-            break
-        found = next_line
     return found + 1
 
 
-def _header_line(lines: list[str], location: Location) -> int | None:
-    index = location[-1] if isinstance(location[-1], int) else 0
-    names = [re.escape(str(part)) for part in location if isinstance(part, str)]
-    dotted = r"\s*\.\s*".join(rf"[\"']?{name}[\"']?" for name in names)
-    pattern = re.compile(rf"\s*\[\[?\s*{dotted}\s*\]\]?\s*(#.*)?")
-    found = [number for number, line in enumerate(lines) if pattern.fullmatch(line)]
-    return found[index] if index < len(found) else None
+def _without_comment(line: str) -> str:
+    quoted = re.sub(r"\"(\\.|[^\"\\])*\"|'[^']*'", lambda match: "x" * len(match[0]), line)
+    return line[: quoted.index("#")] if "#" in quoted else line
 
 
-def _key_line(lines: list[str], start: int, key: str) -> int | None:
-    pattern = re.compile(rf"(.*[{{,])?\s*[\"']?{re.escape(key)}[\"']?\s*(\.[^=]*)?=")
+def _dotted(names: list[str]) -> str:
+    return r"\s*\.\s*".join(rf"[\"']?{re.escape(name)}[\"']?" for name in names)
+
+
+def _header(lines: list[str], location: Location) -> tuple[int, Location]:
+    """The line of the longest header that names the beginning of a location, and what is left of that."""
+    for depth in range(len(location), 0, -1):
+        head = location[:depth]
+        number = head[-1] if isinstance(head[-1], int) else 0
+        pattern = re.compile(
+            rf"\s*\[{{1,2}}\s*{_dotted([part for part in head if isinstance(part, str)])}\s*\]{{1,2}}\s*"
+        )
+        found = [index for index, line in enumerate(lines) if pattern.fullmatch(line)]
+        if number < len(found) and (number == 0 or lines[found[0]].lstrip().startswith("[[")):
+            return found[number], location[depth:]
+    return 0, location
+
+
+def _key_line(lines: list[str], start: int, names: list[str]) -> int | None:
+    pattern = re.compile(rf"(.*[{{,])?\s*{_dotted(names)}\s*(\.[^=]*)?=")
     for number in range(start, len(lines)):
-        if number > start and re.match(r"\s*\[+[^\]=]+\]+\s*(#.*)?$", lines[number]):
+        if number > start and _HEADER.fullmatch(lines[number]):
             return None
         if pattern.match(lines[number]):
             return number
     return None
 
 
-def _nth_table(lines: list[str], start: int, index: int) -> int | None:
-    seen = -1
+def _nth_table(lines: list[str], start: int, index: int) -> int:
+    """The line of the n-th inline table of a list that begins on a line; that line where there are fewer."""
+    seen, open_brackets = -1, 0
     for number in range(start, len(lines)):
-        seen += lines[number].count("{")
+        value = lines[number].partition("=")[2] if number == start else lines[number]
+        seen += value.count("{")
         if seen >= index:
             return number
-    return None
+        open_brackets += value.count("[") - value.count("]")
+        if open_brackets <= 0:
+            break
+    return start
 
 
 def place(path: Path, text: str, prefix: Location, error: ValidationError) -> str:

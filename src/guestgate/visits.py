@@ -43,10 +43,12 @@ def parse_row(line: int, given: dict[str, Any]) -> VisitRow:
     """Check one row's fields, each by itself. Raises BadRowError."""
     for name in given:
         if name not in FIELDS:
-            raise BadRowError(f"{name}: there is no such field")
+            raise BadRowError(f"{name[:64]!a}: there is no such field")
     for name in FIELDS:
         if not isinstance(given.get(name), str) or not given[name].strip():
-            raise BadRowError(f"{name}: is missing")
+            raise BadRowError(f"{name}: is missing, or not a text")
+        if any(0xD800 <= ord(character) <= 0xDFFF for character in given[name]):
+            raise BadRowError(f"{name}: is not UTF-8")
     try:
         at = parse_instant(given["at"].strip(), "at")
     except UsageError as error:

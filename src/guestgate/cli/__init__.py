@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from guestgate import __version__
 from guestgate.cli import db, keys, members, plans, rules, sandbox, serving, studios, visits
 from guestgate.errors import GuestgateError
 
@@ -18,6 +20,7 @@ app = typer.Typer(
     help="Check-in validation for fitness aggregators.",
     epilog="Start with: guestgate quickstart · then: guestgate init my-gate",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -34,8 +37,20 @@ app.add_typer(sandbox.app, name="sandbox", rich_help_panel="Going live")
 app.add_typer(db.app, name="db", rich_help_panel="Care")
 
 
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+) -> None:
+    """Check-in validation for fitness aggregators."""
+    if version:
+        print(f"guestgate {__version__}")
+        raise typer.Exit
+
+
 def main() -> None:
     """Run a command; the exit status is 0 (done), 1 (failed) or 2 (wrong usage or configuration)."""
+    # Bytes that are no text cannot name anything; what stands for them must not break a message either.
+    sys.argv = [argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for argument in sys.argv]
     try:
         status = app(standalone_mode=False)
         sys.stdout.flush()
@@ -43,6 +58,9 @@ def main() -> None:
         _fail(str(error), error.exit_status)
     except BadUsage as error:
         context = error.ctx  # type: ignore[attr-defined]
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(context.get_help())
+            sys.exit(2)
         hint = f" (see {context.command_path} --help)" if context else ""
         _fail(error.format_message().rstrip(".") + hint, 2)  # type: ignore[attr-defined]
     except (typer.Abort, KeyboardInterrupt):

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from guestgate import settings
 from guestgate.database import Database
@@ -31,7 +32,7 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so ma
 
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 
 def open_database(config: Path | None) -> Database:
@@ -41,12 +42,22 @@ def open_database(config: Path | None) -> Database:
 
 def print_json(value: Any) -> None:
     """One object on one line."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    try:
+        print(json.dumps(value, ensure_ascii=False), flush=True)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; there is nowhere left to say anything.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from None
 
 
 def say(text: str) -> None:
     """A plain line for people."""
     console.print(text, markup=False)
+
+
+def printable(text: str) -> str:
+    """A text that others may have chosen, without what would steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def show(value: Mapping[str, Any], as_json: bool) -> None:
@@ -69,7 +80,7 @@ def show_list(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], as_json
     for name in columns:
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(text_of(row[name]) for name in columns))
+        table.add_row(*(Text(text_of(row[name])) for name in columns))
     if table.row_count:
         console.print(table)
     else:
@@ -88,7 +99,7 @@ def text_of(value: Any) -> str:
         return ", ".join(f"{name} {text_of(item)}" for name, item in value.items())
     if isinstance(value, str) and INSTANT.fullmatch(value):
         return f"{value[:10]} {value[11:16]}Z"
-    return str(value)
+    return printable(str(value))
 
 
 def read_key() -> str:
@@ -96,7 +107,10 @@ def read_key() -> str:
     if sys.stdin.isatty():
         token: str = typer.prompt("Key", hide_input=True)
     else:
-        token = sys.stdin.readline(4096).strip()
+        try:
+            token = sys.stdin.readline(4096).strip()
+        except UnicodeDecodeError:
+            raise UsageError("--key-stdin: the key is not text") from None
     if not token:
         raise UsageError("--key-stdin: there was no key on standard input")
     return token

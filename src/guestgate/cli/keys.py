@@ -45,7 +45,7 @@ def add(
     """
     if not key_stdin:
         raise UsageError("keys come from standard input only: add --key-stdin")
-    expires_at = parse_instant(expires, "--expires") if expires else None
+    expires_at = parse_instant(expires, "--expires") if expires is not None else None
     token = read_key()
     with open_database(config).write() as connection:
         fingerprint = add_key(connection, studio, token, kind, expires_at)

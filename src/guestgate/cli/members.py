@@ -26,7 +26,9 @@ from guestgate.rows import RowFile
 
 app = typer.Typer(help="Members: who may stand at the door.", no_args_is_help=True)
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="The member's id, the platform's aggregatorId.")]
+Id = Annotated[
+    str, typer.Argument(metavar="ID", parser=str.strip, help="The member's id, the platform's aggregatorId.")
+]
 Customer = Annotated[str, typer.Argument(metavar="CUSTOMER", help="The platform's customerId.")]
 
 
@@ -48,7 +50,7 @@ def import_(
     database = open_database(config)
     source = RowFile(file, members.FIELDS, ("member_id",))
     upsert = Upsert(dry_run=dry_run)
-    with progress_bar("importing", source.size) as progress:
+    with source, progress_bar("importing", source.size) as progress:
         rows = parsed(source, parse_row, upsert.report)
         if dry_run:
             with database.read() as connection:

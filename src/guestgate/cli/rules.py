@@ -8,10 +8,21 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 from sqlalchemy import Connection
 
 from guestgate import clock, record
-from guestgate.cli.common import AsJson, ConfigFile, Limit, StudioId, console, open_database, print_json, say
+from guestgate.cli.common import (
+    AsJson,
+    ConfigFile,
+    Limit,
+    StudioId,
+    console,
+    open_database,
+    print_json,
+    printable,
+    say,
+)
 from guestgate.database import Database
 from guestgate.explain import explain
 from guestgate.instants import parse_instant, parse_since
@@ -55,7 +66,7 @@ def explain_command(
 
     [dim]guestgate explain m-1042 --studio berlin-1 --at 2026-11-23T18:02:00+01:00[/dim]
     """
-    instant = parse_instant(at, "--at") if at else clock.now()
+    instant = parse_instant(at, "--at") if at is not None else clock.now()
     with open_database(config).read() as connection:
         answer = explain(connection, member, studio, instant)
     if as_json:
@@ -67,7 +78,9 @@ def explain_command(
         say(f"next allowed at {answer['next_allowed_at']}")
     for rule in answer["rules"]:
         console.print(f"  {MARKS[rule['verdict']]} {rule['rule']:<23}", end=" ")
-        console.print(rule["detail"], markup=False, style="" if rule["verdict"] in ("denies", "allows") else "dim")
+        console.print(
+            printable(rule["detail"]), markup=False, style="" if rule["verdict"] in ("denies", "allows") else "dim"
+        )
 
 
 def decisions(
@@ -101,7 +114,7 @@ def chosen_rows(
     member: str | None, studio: str | None, since: str | None, limit: int | None, as_json: bool
 ) -> record.Filter:
     """The part of the record that the options ask for."""
-    start = parse_since(since, clock.now()) if since else None
+    start = parse_since(since, clock.now()) if since is not None else None
     return record.Filter(member, studio, start, limit=limit if limit or as_json else SHOWN)
 
 
@@ -111,7 +124,7 @@ def list_or_follow(
     chosen: record.Filter,
     follow: bool,
     as_json: bool,
-    line: Callable[[dict[str, Any]], str],
+    line: Callable[[dict[str, Any]], Text],
 ) -> None:
     """Print what there is and, where asked, what comes."""
     seen = 0
@@ -137,17 +150,12 @@ def _fresh(received_at: str) -> bool:
     return age.total_seconds() * 1000 < ANSWER_PATIENCE_MS
 
 
-def _line(row: dict[str, Any]) -> str:
-    colour = COLOURS[row["decision"]]
+def _line(row: dict[str, Any]) -> Text:
     left = "not delivered" if row["undelivered"] else row["http_status"] or "?"
     ms = "" if row["answer_ms"] is None else f"{row['answer_ms']:.1f} ms"
-    member = _escape(row["member"] or f"? {row['aggregator_id']}")
-    return (
-        f"[dim]{row['received_at'][:10]} {row['received_at'][11:23]}Z[/dim]  "
-        f"[{colour}]{row['decision']:<9}[/] {row['reason']:<22} "
-        f"{_escape(row['studio']):<14} {member:<20} {left!s:>13} {ms:>9}"
+    member = printable(row["member"] or f"? {row['aggregator_id']}")
+    return Text.assemble(
+        (f"{row['received_at'][:10]} {row['received_at'][11:23]}Z  ", "dim"),
+        (f"{row['decision']:<9}", COLOURS[row["decision"]]),
+        f" {row['reason']:<22} {printable(row['studio']):<14} {member:<20} {left!s:>13} {ms:>9}",
     )
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")

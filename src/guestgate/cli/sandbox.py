@@ -28,6 +28,7 @@ from guestgate.cli.common import (
 from guestgate.database import Database
 from guestgate.directory import KeyKind
 from guestgate.errors import OperationError
+from guestgate.registration import check_url
 from guestgate.sandbox.door import Desk, Door, Tap
 
 app = typer.Typer(help="Play the platform: call the door as a studio does.", no_args_is_help=True)
@@ -70,7 +71,8 @@ def tap(
     loaded = settings.load(config)
     database = open_database(config)
     customer_id = customer or _customer_of(database, member)
-    url = url or own_url(loaded)
+    url = own_url(loaded) if url is None else url
+    check_url(url)
     ca = ca or loaded.tls_cert
     if key_stdin:
         token = read_key()

@@ -10,6 +10,7 @@ from guestgate import studios
 from guestgate.cli.common import AsJson, ConfigFile, KeyStdin, open_database, read_key, say, show, show_list
 from guestgate.cli.keys import add_key
 from guestgate.directory import KeyKind
+from guestgate.errors import UsageError
 
 app = typer.Typer(help="Studios: who may call the door.", no_args_is_help=True)
 
@@ -62,6 +63,8 @@ def set_(
 ) -> None:
     """Change a studio. Past visits keep their local date and tags."""
     tags = frozenset(tag) if tag else frozenset() if no_tags else None
+    if name is None and timezone is None and tags is None:
+        raise UsageError("nothing to set; give --name, --timezone, --tag or --no-tags")
     with open_database(config).write() as connection:
         studios.change(connection, studio_id, name=name, timezone=timezone, tags=tags)
     _done(studio_id, "changed", as_json)

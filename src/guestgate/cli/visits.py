@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 from sqlalchemy import Connection
 
 from guestgate import corrections, record, settings, visits
-from guestgate.cli.common import AsJson, ConfigFile, Limit, open_database, progress_bar, say, show, who
+from guestgate.cli.common import AsJson, ConfigFile, Limit, open_database, printable, progress_bar, say, show, who
 from guestgate.cli.members import finish, parsed
 from guestgate.cli.rules import Follow, Member, Since, Studio, chosen_rows, list_or_follow
 from guestgate.errors import OperationError, UsageError
@@ -51,12 +52,13 @@ def visits_(
     )
 
 
-def _line(row: dict[str, Any]) -> str:
-    note = f" {row['reversed_why']}" if row["reversed_why"] else ""
+def _line(row: dict[str, Any]) -> Text:
     pays = "payable" if row["payable"] else ""
-    return (
-        f"[dim]{row['at'][:10]} {row['at'][11:19]}Z[/dim]  {row['id']}  {row['member']:<20} {row['studio']:<14} "
-        f"[{STATES[row['state']]}]{row['state']:<10}[/] {row['source']:<8} {pays:<7}{note}"
+    return Text.assemble(
+        (f"{row['at'][:10]} {row['at'][11:19]}Z  ", "dim"),
+        f"{row['id']}  {printable(row['member']):<20} {printable(row['studio']):<14} ",
+        (f"{row['state']:<10}", STATES[row["state"]]),
+        f" {row['source']:<8} {pays:<7} {printable(row['reversed_why'] or '')}".rstrip(),
     )
 
 
@@ -96,7 +98,7 @@ def import_(
     source = RowFile(file, visits.FIELDS, visits.FIELDS)
     importer = visits.Import()
     rows = parsed(source, visits.parse_row, importer.report)
-    with progress_bar("importing", source.size) as progress:
+    with source, progress_bar("importing", source.size) as progress:
         for _ in database.write_many(rows, importer):
             progress(source.done)
     finish(file, importer.report, as_json)

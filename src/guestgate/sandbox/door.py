@@ -17,6 +17,7 @@ from typing import Self
 import httpx
 
 from guestgate.errors import UsageError
+from guestgate.registration import check_url
 
 CANCEL_AFTER_S = 0.75
 CONTENT_TYPE = "application/json; charset=utf-8"
@@ -50,6 +51,9 @@ class Door:
 
     def __init__(self, url: str, key: str, ca: Path | None = None) -> None:
         """`ca` is trusted besides the system's authorities. Raises UsageError for a bad URL or file."""
+        check_url(url)
+        if not key.isascii() or not key.isprintable():
+            raise UsageError("the key should be printable ASCII characters")
         self._url = url
         try:
             self._client = httpx.AsyncClient(
