@@ -50,11 +50,12 @@ class Town:
         self.here = folder / "here"
         self.here.mkdir()
         self.temporary = Path(tempfile.mkdtemp(prefix="q", dir="/tmp"))
+        self.started: list[subprocess.Popen[Any]] = []
         self.environment = {**environment(), "TMPDIR": str(self.temporary), "TERM": "xterm-256color"}
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         """Without a terminal."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "guestgate", "quickstart", *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -64,6 +65,8 @@ class Town:
             env=self.environment,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+        self.started.append(process)
+        return process
 
     def run(self, *options: str) -> str:
         """Without a terminal, to its end; returns standard output."""
@@ -94,6 +97,11 @@ class Town:
             with suppress(OSError):
                 if folder.name.isdecimal() and mark in (folder / "environ").read_bytes():
                     os.kill(int(folder.name), signal.SIGKILL)
+        for process in self.started:
+            process.wait(timeout=30)
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
         shutil.rmtree(self.temporary, ignore_errors=True)
 
 
@@ -217,6 +225,7 @@ class Window:
             start_new_session=True,
         )
         os.close(slave)
+        town.started.append(self.process)
         self.out = ""
 
     def read_until(self, condition: Callable[[str], object]) -> None:

@@ -48,11 +48,18 @@ def _decisions(connection: Connection) -> Iterator[str]:
         yield f"decision {decision_id} let a member in on another decision's visit"
     for visit_id in connection.execute(
         select(_v.id)
-        .join(schema.decisions, (_d.id == _v.id) & (_d.member_id == _v.member_id), isouter=True)
+        .join(
+            schema.decisions,
+            (_d.id == _v.id)
+            & (_d.member_id == _v.member_id)
+            & (_d.visit_id == _v.id)
+            & (_d.outcome == Outcome.ALLOWED.value),
+            isouter=True,
+        )
         .where(_v.source == Source.CHECKIN.value, _d.id.is_(None))
         .limit(MOST)
     ).scalars():
-        yield f"visit {visit_id} came from a check-in, but its decision is missing"
+        yield f"visit {visit_id} came from a check-in, but no decision allowed it"
     for decision_id in connection.execute(
         select(_a.decision_id)
         .join(schema.decisions, _d.id == _a.decision_id, isouter=True)
@@ -67,17 +74,37 @@ def _visits(connection: Connection) -> Iterator[str]:
     last = select(_w.visit_id, func.max(_w.seq).label("seq")).group_by(_w.visit_id).subquery()
     changes = select(_w.visit_id, _w.state, _w.why).join(last, last.c.seq == _w.seq).subquery()
     rows = connection.execute(
-        select(_v.id, _v.state, changes.c.state.label("last"))
+        select(_v.id, _v.state, _v.reversed_why, changes.c.state.label("last"), changes.c.why)
         .join(changes, changes.c.visit_id == _v.id, isouter=True)
-        .where(func.coalesce(changes.c.state, VisitState.AUTHORIZED.value) != _v.state)
+        .where(
+            (func.coalesce(changes.c.state, VisitState.AUTHORIZED.value) != _v.state)
+            | (func.coalesce(changes.c.why, "") != func.coalesce(_v.reversed_why, ""))
+        )
         .limit(MOST)
     )
     for row in rows:
-        yield f"visit {row.id} is {row.state}, but its corrections say {row.last or 'authorized'}"
+        yield (
+            f"visit {row.id} is {row.state} ({row.reversed_why or 'no reason'}), but its corrections say "
+            f"{row.last or 'authorized'} ({row.why or 'no reason'})"
+        )
+    for visit_id in connection.execute(
+        select(_w.visit_id).join(schema.visits, _v.id == _w.visit_id, isouter=True).where(_v.id.is_(None)).limit(MOST)
+    ).scalars():
+        yield f"a correction is recorded for visit {visit_id}, which is missing"
 
 
 def _links(connection: Connection) -> Iterator[str]:
     """References that hold."""
+    plans, versions = schema.plans.c, schema.plan_versions.c
+    for plan_id in connection.execute(
+        select(plans.id)
+        .join(
+            schema.plan_versions, (versions.plan_id == plans.id) & (versions.version == plans.version), isouter=True
+        )
+        .where(versions.plan_id.is_(None))
+        .limit(MOST)
+    ).scalars():
+        yield f"plan {plan_id} has no rules in its present version"
     if connection.dialect.name == "sqlite":
         for table, _, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(MOST):
             yield f"a row of {table} names a missing row of {parent}"

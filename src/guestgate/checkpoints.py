@@ -6,7 +6,6 @@ import threading
 from contextlib import suppress
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from guestgate import clock
 from guestgate.database import Database
@@ -43,7 +42,7 @@ class Checkpoints:
         """End, and leave the database file complete."""
         self._stop.set()
         self._thread.join()
-        with suppress(DBAPIError):
+        with suppress(Exception):
             self._database.checkpoint("TRUNCATE")
 
     def let_through(self) -> None:
@@ -61,8 +60,8 @@ class Checkpoints:
                     self._database.checkpoint()
                 if self._wal_bytes() > MAX_WAL_BYTES:
                     self._empty()
-            except DBAPIError as error:
-                log.warning("a checkpoint failed and will be tried again", error=str(error.orig))
+            except Exception as error:  # a full disk, a lock: nothing here may end the thread
+                log.warning("a checkpoint failed and will be tried again", error=str(error))
 
     def _empty(self) -> None:
         self._pause.set()

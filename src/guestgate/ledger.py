@@ -29,13 +29,14 @@ log = structlog.get_logger()
 
 LOCK_RETRY_S = 0.001
 FLUSH_PATIENCE_S = 3.0
+COMPLAIN_EVERY_S = 5.0
 # Without a writable database answers are 503; so many of them are remembered and written afterwards.
 MAX_NEWS = 20_000
 
-# SQLite's result codes (primary, and extended for a failed fsync).
+# SQLite's primary result codes. The driver tells no more: a failed fsync is an I/O error of COMMIT.
 LOCKED = (5, 6)  # BUSY, LOCKED
-NOT_WRITABLE = (8, 10, 13, 14)  # READONLY, IOERR, FULL, CANTOPEN
-FSYNC_FAILED = (1034, 1290)  # IOERR_FSYNC, IOERR_DIR_FSYNC
+IOERR = 10
+NOT_WRITABLE = (8, IOERR, 13, 14)  # READONLY, IOERR, FULL, CANTOPEN
 
 
 class DiskFailedError(OperationError):
@@ -77,6 +78,7 @@ class Ledger:
         self._answers: list[Answer] = []
         self._undecided: list[Entry] = []
         self._connection: Connection | None = None
+        self._silent_until = 0.0
         with database.read() as connection:
             self._directory = directory.load(connection)
 
@@ -116,18 +118,19 @@ class Ledger:
             batch = [ticket for ticket in batch if ticket.deadline > now]
             try:
                 return late + self._commit(batch)
+            except DiskFailedError:
+                self.close()
+                raise
             except Exception as error:
-                code = _sqlite_code(error)
-                if code & 0xFF in LOCKED:
+                code = _sqlite_code(error) & 0xFF
+                if code in LOCKED:
                     if not batch:
                         return late  # what there is to write goes with the next batch
                     clock.sleep(LOCK_RETRY_S)
                     continue
                 self.close()
-                if code in FSYNC_FAILED:
-                    raise DiskFailedError(f"the disk did not make a commit durable: {error}") from error
-                if code & 0xFF in NOT_WRITABLE:
-                    log.error("the database cannot be written", error=str(error), undecided=len(batch))
+                if code in NOT_WRITABLE:
+                    self._complain(error)
                     return late + [self._not_decided(ticket) for ticket in batch]
                 return late + self._isolate(batch, error)
 
@@ -151,6 +154,18 @@ class Ledger:
         decision = undecided(ticket.checkin)
         self._undecided.append(Entry(ticket.checkin, decision))
         return decision
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something left to record of earlier check-ins."""
+        return bool(self._answers or self._undecided)
+
+    def _complain(self, error: Exception) -> None:
+        """Log, but not for every batch: it may be the same disk that is full."""
+        now = clock.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + COMPLAIN_EVERY_S
+            log.error("the database cannot be written; check-ins are undecided", error=str(error))
 
     def _limit_news(self) -> None:
         for news in (self._answers, self._undecided):
@@ -189,8 +204,18 @@ class Ledger:
     def _transaction(self) -> Iterator[Connection]:
         if self._connection is None:
             self._connection = self._database.connect_writer()
-        with self._connection.begin():
+        transaction = self._connection.begin()
+        try:
             yield self._connection
+        except BaseException:
+            transaction.rollback()
+            raise
+        try:
+            transaction.commit()
+        except DBAPIError as error:
+            if _sqlite_code(error) & 0xFF == IOERR:
+                raise DiskFailedError(f"the disk did not make a commit durable: {error.orig}") from error
+            raise
 
 
 def _write(connection: Connection, entries: list[Entry]) -> None:

@@ -26,6 +26,8 @@ from guestgate.model import CheckIn, Outcome, Reason, Ruling
 log = structlog.get_logger()
 
 GC_THRESHOLD = 50_000
+# What could not be recorded because of a lock or a full disk is tried again, also when nobody checks in.
+NEWS_RETRY_S = 0.25
 OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 REASONS = {reason.value: reason for reason in Reason}
 # Spawned, not forked: the door's process has threads.
@@ -114,6 +116,8 @@ def _main(pipe: Pipe, url: str, own_id: str | None) -> None:
     pipe.send([])
     try:
         while True:
+            while ledger.has_news and not pipe.poll(NEWS_RETRY_S):
+                ledger.process([], [])
             batch, answers = pipe.recv()
             checkpoints.let_through()
             decisions = ledger.process(

@@ -89,12 +89,8 @@ def require(connection: Connection, plan_id: str) -> Plan:
 
 def plan_list(connection: Connection) -> list[dict[str, Any]]:
     """The plans in force as users see them, by id."""
-    counts = {
-        plan_id: number
-        for plan_id, number in connection.execute(
-            select(_members.c.plan_id, func.count()).group_by(_members.c.plan_id)
-        )
-    }
+    per_plan = connection.execute(select(_members.c.plan_id, func.count()).group_by(_members.c.plan_id))
+    counts = {row[0]: row[1] for row in per_plan}
     rows = connection.execute(
         select(_versions.c.plan_id, _versions.c.version, _versions.c.document)
         .join(_plans, (_plans.c.id == _versions.c.plan_id) & (_plans.c.version == _versions.c.version))

@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     behind_proxy: bool = Field(False, description="plain HTTP for a proxy on this machine")
     workers: int = Field(1, ge=1, description="door processes (PostgreSQL only)")
 
+    @field_validator("unknown_member_status", mode="before")
+    @classmethod
+    def _number(cls, status: object) -> object:
+        """The environment has texts only."""
+        return int(status) if isinstance(status, str) and status.isdecimal() else status
+
     @field_validator("checkin_path")
     @classmethod
     def _path(cls, path: str) -> str:

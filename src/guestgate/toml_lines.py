@@ -37,15 +37,16 @@ def line_of(text: str, location: Location) -> int:
     """
     lines = [_without_comment(line) for line in text.splitlines()]
     found, rest = _header(lines, location)
+    end = len(lines)
     while rest:
         if isinstance(rest[0], int):
-            found = _nth_table(lines, found, rest[0])
+            found, end = _nth_table(lines, found, rest[0])
             rest = rest[1:]
             continue
         names = [part for part in rest if isinstance(part, str)]
         line = None
         for depth in range(len(names), 0, -1):
-            line = _key_line(lines, found, names[:depth])
+            line = _key_line(lines[:end], found, names[:depth])
             if line is not None:
                 found, rest = line, rest[depth:]
                 break
@@ -87,18 +88,21 @@ def _key_line(lines: list[str], start: int, names: list[str]) -> int | None:
     return None
 
 
-def _nth_table(lines: list[str], start: int, index: int) -> int:
-    """The line of the n-th inline table of a list that begins on a line; that line where there are fewer."""
+def _nth_table(lines: list[str], start: int, index: int) -> tuple[int, int]:
+    """The line of the n-th inline table of a list that begins on a line, and the line after it.
+
+    The list's own line where it has fewer tables. A table stands on one line, as TOML wants it.
+    """
     seen, open_brackets = -1, 0
     for number in range(start, len(lines)):
         value = lines[number].partition("=")[2] if number == start else lines[number]
         seen += value.count("{")
         if seen >= index:
-            return number
+            return number, number + 1
         open_brackets += value.count("[") - value.count("]")
         if open_brackets <= 0:
             break
-    return start
+    return start, start + 1
 
 
 def place(path: Path, text: str, prefix: Location, error: ValidationError) -> str:
