@@ -59,7 +59,7 @@ def _decisions(connection: Connection) -> Iterator[str]:
         .where(_v.source == Source.CHECKIN.value, _d.id.is_(None))
         .limit(MOST)
     ).scalars():
-        yield f"visit {visit_id} came from a check-in, but no decision allowed it"
+        yield f"visit {visit_id} came from a check-in, but its decision is missing or did not allow it"
     for decision_id in connection.execute(
         select(_a.decision_id)
         .join(schema.decisions, _d.id == _a.decision_id, isouter=True)

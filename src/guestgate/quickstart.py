@@ -11,6 +11,7 @@ import ipaddress
 import os
 import random
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -70,7 +71,7 @@ MEMBERS = 400
 DEFAULT_SECONDS = 30
 TAPS_A_SECOND = 8
 STARTUP_S = 15
-SHOWN = 14
+SHOWN = 10
 COLOURS = {Desk.OPEN: "green", Desk.NOT_ALLOWED: "red", Desk.NOT_FOUND: "red", Desk.ERROR: "yellow"}
 
 
@@ -121,10 +122,11 @@ class Gate:
         studio = STUDIOS[0][0]
         body = f'{{"aggregatorId": "{CONTRACT_AGGREGATOR_ID}", "customerId": {CONTRACT_CUSTOMER}}}'
         parts = (
-            f"curl --cacert {self.ca} {self.url}",
+            f"curl --cacert {shlex.quote(str(self.ca))}",
             f"-H 'X-API-Key: {self.keys[studio]}'",
             "-H 'Content-Type: application/json; charset=utf-8'",
             f"-d '{body}'",
+            self.url,
         )
         return break_lines.join(parts)
 
@@ -136,6 +138,12 @@ def run(seconds: int | None, *, quiet: bool = False) -> dict[str, Any]:
     if seconds is None and not on_terminal:
         seconds = DEFAULT_SECONDS
     town = Town(seconds)
+    # The demo is a world of its own: no setting of the user's reaches it.
+    for name in [name for name in os.environ if name.startswith(settings.ENV_PREFIX)]:
+        del os.environ[name]
+    # Whatever ends us, the server and the folder go with us.
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
     with (
         tempfile.TemporaryDirectory(prefix="guestgate-") as folder,
         _serving(Path(folder)) as gate,
@@ -157,11 +165,10 @@ def _serving(folder: Path) -> Iterator[Gate]:
     gate = Gate(f"https://localhost:{port}/checkin-validation", cert, keys)
     command = [sys.executable, "-m", "guestgate", "serve", "--json", "--config", str(config)]
     command += ["--host", "localhost", "--port", str(port), "--tls-cert", str(cert), "--tls-key", str(key)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(settings.ENV_PREFIX)}
     log = folder / "server.log"
     with log.open("wb") as output:
         # A group of its own, so that Ctrl-C reaches us first and the server is ended in order.
-        server = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+        server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
         _await_server(server, port, log)
         yield gate
@@ -220,6 +227,7 @@ async def _open_doors(gate: Gate, town: Town, show: Any) -> None:
             studio: await stack.enter_async_context(Door(gate.url, key, gate.ca)) for studio, key in gate.keys.items()
         }
         stack.enter_context(show)
+        town.started = clock.monotonic()
         while town.seconds is None or clock.monotonic() - town.started < town.seconds:
             studio = choose.choice(list(doors))
             number = choose.randrange(MEMBERS)

@@ -98,8 +98,8 @@ def _row(connection: Connection, studio_id: str) -> Any:
 
 
 def _check(name: str, timezone: str, tags: frozenset[str]) -> None:
-    if not name.strip() or len(name) > 255:
-        raise UsageError("--name: should have 1 to 255 characters")
+    if not name.strip() or len(name) > 255 or not _encodable(name):
+        raise UsageError("--name: should have 1 to 255 characters, in UTF-8")
     for tag in tags:
         check_id(tag, "--tag")
     if timezone not in available_timezones():
