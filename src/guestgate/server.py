@@ -158,6 +158,9 @@ class _Server:
 
     async def _renewed(self, old: Listener, endpoint: Endpoint) -> Listener:
         """A listener with the certificate as it is on disk now; the old one where that does not serve."""
+        if self._settings.behind_proxy:
+            log.info("there is no certificate to reload; the proxy has it")
+            return old
         new = Listener(self._settings, endpoint)
         try:
             _check(self._settings)
