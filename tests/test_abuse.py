@@ -20,7 +20,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gate import Gate, wait_for
+from gate import PATH, Gate, wait_for
 from wire import Reply, Wire, checkin, request
 
 BUDGET_MS = 750
@@ -367,3 +367,20 @@ def test_the_server_still_ends_in_order(gate: Gate, held: ExitStack) -> None:
     log = gate.log.read_text("utf-8")
     assert "Traceback" not in log
     assert "panic" not in log
+
+
+@pytest.mark.parametrize(
+    ("path", "with_key", "status"), [("/nope", True, 404), (PATH, False, 401), (PATH, True, 408)]
+)
+def test_a_stalled_body_does_not_keep_its_connection(served: Gate, path: str, with_key: bool, status: int) -> None:
+    """Whatever the answer, the connection is closed after it: held open, a few thousand would shut the door."""
+    key = served.keys["s1"] if with_key else "unknown"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\nContent-Length: 100\r\n\r\n{{"
+    for _ in range(5):
+        connection = socket.create_connection(("localhost", served.port), timeout=20)
+        with served.tls().wrap_socket(connection, server_hostname="localhost") as stream:
+            stream.sendall(head.encode())
+            answer = b""
+            while chunk := stream.recv(65536):  # a connection that stays open ends this with a TimeoutError
+                answer += chunk
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode())

@@ -12,16 +12,22 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from guestgate.ledger import Answer, Ticket
 from guestgate.ledger_process import LedgerProcess
 from guestgate.model import CheckIn, Outcome, Reason, Ruling
 
 # Check-ins that may wait for the ledger; more could not be decided within any budget.
 MAX_WAITING = 4096
+MAX_TURNED_AWAY = 20_000
 MIN_BATCH, MAX_BATCH = 8, 256
 # How answers left is written with the next batch, or after so long without one.
 IDLE_S = 0.25
 SERVICE_UNAVAILABLE = 503
+STOP_S = 5.0
+
+log = structlog.get_logger()
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +60,8 @@ class Authorizer:
         self._ledger = LedgerProcess(url, own_id, self._deliver, on_failure)
         self._calls: dict[str, Call] = {}
         self._queue: deque[Ticket] = deque()
+        self._turned_away: deque[Ticket] = deque()
+        self.unrecorded = 0
         self._answers: list[Answer] = []
         self._flushing = False
 
@@ -63,12 +71,14 @@ class Authorizer:
 
     async def stop(self) -> None:
         """Have everything recorded that is still waiting, then end the ledger."""
-        while self._calls or self._answers or self._queue:
-            self._flush()
-            if self._ledger.lost:
+        give_up_at = self._loop.time() + STOP_S
+        while (self._calls or self._answers) and not self._ledger.lost:
+            if self._loop.time() > give_up_at:
+                log.error("the ledger does not end; some calls are not recorded", calls=len(self._calls))
                 break
+            self._flush()
             await asyncio.sleep(0.01)
-        await self._ledger.stop()
+        await self._ledger.stop(STOP_S)
 
     def call(self, checkin: CheckIn, started: float, deadline: float) -> Call:
         """A check-in that has to be answered by `deadline`."""
@@ -81,14 +91,23 @@ class Authorizer:
         hung up. Say afterwards with `left` how the answer left.
         """
         self._calls[call.checkin.id] = call
-        # With a full queue the ticket is only to be recorded: its time is over.
         full = len(self._queue) >= MAX_WAITING
-        self._queue.append(Ticket(call.checkin, 0.0 if full else call.deadline))
+        if full:
+            self._turn_away(call)
+        else:
+            self._queue.append(Ticket(call.checkin, call.deadline))
         self._flush_soon()
         ruling = _undecided(call.checkin) if full else await call.claim
         if self._loop.time() >= call.deadline:
             return _undecided(call.checkin)  # a late yes would open no door, but use up a visit
         return ruling
+
+    def _turn_away(self, call: Call) -> None:
+        """The queue is full: not to be decided any more, only to be recorded once there is time."""
+        if len(self._turned_away) >= MAX_TURNED_AWAY:
+            self._calls.pop(self._turned_away.popleft().checkin.id, None)
+            self.unrecorded += 1
+        self._turned_away.append(Ticket(call.checkin, 0.0))
 
     def left(self, call: Call, http_status: int | None) -> None:
         """The answer has been written with this status; None: the caller was gone, nothing was written."""
@@ -123,11 +142,14 @@ class Authorizer:
 
     def _flush(self) -> None:
         self._flushing = False
-        if self._ledger.busy or not (self._queue or self._answers):
+        if self._ledger.busy or not (self._queue or self._answers or self._turned_away):
             return
         # Half of all calls under way: the ledger works on one half while the loop answers the other.
         size = min(len(self._queue), MAX_BATCH, max(MIN_BATCH, len(self._calls) // 2))
         batch = [self._queue.popleft() for _ in range(size)]
+        if not self._queue:
+            spare = min(len(self._turned_away), MAX_BATCH)
+            batch += [self._turned_away.popleft() for _ in range(spare)]
         answers, self._answers = self._answers, []
         self._ledger.send(batch, answers)
 

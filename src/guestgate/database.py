@@ -105,15 +105,16 @@ class Database:
         """
         source = iter(items)
         size, done = CHUNK, 0
-        while chunk := list(islice(source, size)):
-            with self.write() as connection:
-                started = clock.monotonic()
-                write(connection, chunk)
-            held = clock.monotonic() - started
-            size = max(1, min(MAX_CHUNK, int(len(chunk) * HOLD_S / max(held, 1e-6))))
-            done += len(chunk)
-            yield done
-            clock.sleep(held)
+        with self._explained(), self.connect_writer() as connection:
+            while chunk := list(islice(source, size)):
+                with connection.begin():
+                    started = clock.monotonic()
+                    write(connection, chunk)
+                held = clock.monotonic() - started
+                size = max(1, min(MAX_CHUNK, int(len(chunk) * HOLD_S / max(held, 1e-6))))
+                done += len(chunk)
+                yield done
+                clock.sleep(held)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

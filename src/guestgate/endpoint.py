@@ -12,7 +12,6 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import structlog
@@ -37,8 +36,10 @@ log = structlog.get_logger()
 MAX_DRAIN_BYTES = 64 * 1024
 # Each chunk costs the event loop some microseconds, however small it is.
 MAX_CHUNKS = 256
-# The timer has to ring, and the answer to be written, before the budget is over.
-ANSWER_MARGIN_MS = 10
+# The timer has to ring, a stalled body to be let go, and the answer to be written before the budget is over.
+ANSWER_MARGIN_MS = 30
+# granian needs a moment to drop a body that nobody waits for any more; only then it closes the connection.
+LET_GO_S = 0.02
 # Watching for a hang-up costs a tenth of the throughput; calls that are answered at once need none.
 WATCH_AFTER_S = 0.03
 
@@ -63,7 +64,7 @@ class BodyTooLargeError(Exception):
 
 
 class BodyTimeoutError(Exception):
-    """The deadline came before the body's end; the caller has been told."""
+    """The deadline came before the body's end."""
 
 
 class BodyBrokenOffError(Exception):
@@ -135,6 +136,7 @@ class Endpoint:
             return TOO_LARGE
         except BodyTimeoutError:
             self.counts[REQUEST_TIMEOUT.status] += 1
+            exchange.write(REQUEST_TIMEOUT)
             return None
         except BadBodyError as error:
             return problem(400, str(error))
@@ -166,7 +168,9 @@ class Exchange:
         """Nothing is read or written yet."""
         self._protocol = protocol
         self.deadline = deadline
-        self.at_deadline: Callable[[], object] = self._time_out
+        self.at_deadline: Callable[[], object] = self._stop_reading
+        self._reader = asyncio.current_task()
+        self._timed_out = False
         self.answered = False
         self._caller_gone: asyncio.Future[None] | None = None
 
@@ -174,8 +178,18 @@ class Exchange:
         """The deadline has come."""
         self.at_deadline()
 
-    def _time_out(self) -> None:
-        self.write(REQUEST_TIMEOUT)
+    def _stop_reading(self) -> None:
+        """A read that goes on for ever would keep its connection for ever."""
+        if self._reader is not None:
+            self._timed_out = True
+            self._reader.cancel()
+
+    async def _let_go(self) -> None:
+        """After a cancelled read: the task goes on, and the body is gone before the answer is written."""
+        if not self._timed_out or self._reader is None:
+            raise asyncio.CancelledError
+        self._reader.uncancel()
+        await asyncio.sleep(LET_GO_S)
 
     def watch(self) -> None:
         """From now on notice when the caller hangs up, or that it has."""
@@ -194,7 +208,7 @@ class Exchange:
         return True
 
     async def read(self, content_length: str | None) -> bytes:
-        """The body, unless that is too large, late (the caller has been told 408) or broken off."""
+        """The body, unless that is too large, late or broken off."""
         if content_length is not None and int(content_length) > MAX_BODY_BYTES:
             raise BodyTooLargeError
         try:
@@ -203,11 +217,11 @@ class Exchange:
             return await self._read_chunks()
         except (BodyTooLargeError, BodyBrokenOffError):
             raise
+        except asyncio.CancelledError:
+            await self._let_go()
+            raise BodyTimeoutError from None
         except Exception as error:
             raise BodyBrokenOffError from error
-        finally:
-            if self.answered:
-                raise BodyTimeoutError
 
     async def _read_chunks(self) -> bytes:
         """A body of unknown length. granian ends one that was broken off like a whole one, but with two empty
@@ -225,14 +239,16 @@ class Exchange:
 
     async def conclude(self, response: Response) -> None:
         """Answer a call whose body is not wanted: take it in first, as far as limits of size and time allow."""
-        self.at_deadline = partial(self.write, response)
-        with suppress(Exception):  # the caller may be gone, or its body have been read already
-            drained = chunks = 0
-            async for chunk in self._protocol:
-                drained += len(chunk)
-                chunks += 1
-                if self.answered or drained > MAX_DRAIN_BYTES or chunks > MAX_CHUNKS:
-                    break
+        try:
+            with suppress(Exception):  # the caller may be gone, or its body have been read before
+                drained = chunks = 0
+                async for chunk in self._protocol:
+                    drained += len(chunk)
+                    chunks += 1
+                    if drained > MAX_DRAIN_BYTES or chunks > MAX_CHUNKS:
+                        break
+        except asyncio.CancelledError:
+            await self._let_go()
         self.write(response)
 
 
@@ -261,7 +277,10 @@ class Alarms:
         while self._due and (self._due[0][1].answered or self._due[0][0] <= now):
             _, exchange = self._due.popleft()
             if not exchange.answered:
-                self._ring(exchange)
+                try:
+                    self._ring(exchange)
+                except Exception:  # must not silence the alarms of all others
+                    log.exception("an alarm failed")
         if self._due:
             self._loop.call_at(self._due[0][0], self._look)
 

@@ -30,6 +30,8 @@ log = structlog.get_logger()
 LOCK_RETRY_S = 0.001
 FLUSH_PATIENCE_S = 3.0
 COMPLAIN_EVERY_S = 5.0
+# Taking visits back costs about a millisecond each; after a stall there may be hundreds, and doors wait.
+MAX_REVERSALS = 20
 # Without a writable database answers are 503; so many of them are remembered and written afterwards.
 MAX_NEWS = 20_000
 
@@ -77,6 +79,7 @@ class Ledger:
         self._own_id = own_id
         self._answers: list[Answer] = []
         self._undecided: list[Entry] = []
+        self._reversals: list[str] = []
         self._connection: Connection | None = None
         self._silent_until = 0.0
         with database.read() as connection:
@@ -99,7 +102,7 @@ class Ledger:
     def flush(self) -> None:
         """Write what is left to record of earlier answers, with some patience for a locked database."""
         give_up_at = clock.monotonic() + FLUSH_PATIENCE_S
-        while (self._answers or self._undecided) and clock.monotonic() < give_up_at:
+        while self.has_news and clock.monotonic() < give_up_at:
             self._process([])
             clock.sleep(LOCK_RETRY_S)
 
@@ -136,7 +139,7 @@ class Ledger:
 
     def _isolate(self, batch: list[Ticket], error: Exception) -> list[Decision]:
         """A fault spoils only its own check-in: what else there is to write is tried without it, one by one."""
-        if batch and (self._answers or self._undecided):
+        if batch and self.has_news:
             self._process([])
             return self._process(batch)
         if len(batch) > 1:
@@ -147,6 +150,7 @@ class Ledger:
         log.error("how earlier answers left could not be recorded", exc_info=error)
         self._answers.clear()
         self._undecided.clear()
+        self._reversals.clear()
         return []
 
     def _not_decided(self, ticket: Ticket) -> Decision:
@@ -158,7 +162,7 @@ class Ledger:
     @property
     def has_news(self) -> bool:
         """Whether there is something left to record of earlier check-ins."""
-        return bool(self._answers or self._undecided)
+        return bool(self._answers or self._undecided or self._reversals)
 
     def _complain(self, error: Exception) -> None:
         """Log, but not for every batch: it may be the same disk that is full."""
@@ -175,16 +179,20 @@ class Ledger:
 
     def _commit(self, batch: list[Ticket]) -> list[Decision]:
         """Decide a batch in one transaction; when this returns, all of it is on disk."""
-        if not (batch or self._answers or self._undecided):
+        if not (batch or self.has_news):
             return []
         with self._transaction() as connection:
             if directory.current_version(connection) != self._directory.version:
                 self._directory = directory.load(connection)
             # First what became of earlier answers: a visit that is taken back now counts no more.
             _write(connection, self._undecided)
-            _write_answers(connection, self._answers)
+            _insert_answers(connection, self._answers)
+            undelivered = [answer.decision_id for answer in self._answers if answer.undelivered]
+            reversals = self._reversals + undelivered
+            corrections.reverse_undelivered(connection, reversals[:MAX_REVERSALS])
             entries = self._decide(connection, [ticket.checkin for ticket in batch]) if batch else []
             _write(connection, entries)
+        self._reversals = reversals[MAX_REVERSALS:]
         self._answers.clear()
         self._undecided.clear()
         return [entry.decision for entry in entries]
@@ -221,11 +229,6 @@ class Ledger:
 def _write(connection: Connection, entries: list[Entry]) -> None:
     _insert_decisions(connection, [_decision_row(entry) for entry in entries])
     _insert_visits(connection, [_visit_row(entry) for entry in entries if entry.decision.makes_visit])
-
-
-def _write_answers(connection: Connection, answers: list[Answer]) -> None:
-    _insert_answers(connection, answers)
-    corrections.reverse_undelivered(connection, [answer.decision_id for answer in answers if answer.undelivered])
 
 
 _insert_decisions = BulkInsert(schema.decisions, leave_out="seq")

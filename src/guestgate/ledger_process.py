@@ -94,11 +94,15 @@ class LedgerProcess:
             self._loop.remove_reader(self._pipe.fileno())
             self._failed()
 
-    async def stop(self) -> None:
-        """Let the process finish and end."""
+    async def stop(self, patience_s: float) -> None:
+        """Let the process finish and end; kill it where it does not."""
         self._loop.remove_reader(self._pipe.fileno())
         self._pipe.close()
-        await asyncio.to_thread(self._process.join)
+        await asyncio.to_thread(self._process.join, patience_s)
+        if self._process.is_alive():
+            log.error("the ledger did not end by itself")
+            self._process.kill()
+            await asyncio.to_thread(self._process.join)
 
 
 def _main(pipe: Pipe, url: str, own_id: str | None) -> None:

@@ -15,6 +15,7 @@ from guestgate.bulk import BulkSelect
 from guestgate.contract import MAX_CUSTOMER_ID
 from guestgate.directory import load_plans
 from guestgate.errors import OperationError, UsageError
+from guestgate.instants import LAST_YEAR
 from guestgate.model import Plan, Status
 from guestgate.studios import check_id
 
@@ -110,6 +111,13 @@ def _date(name: str, value: str) -> str:
         raise BadRowError(f"{name}: {value!r} is not a date; write 2026-11-23") from None
 
 
+def _first_day(name: str, value: str) -> str:
+    day = _date(name, value)
+    if int(day[:4]) > LAST_YEAR:
+        raise BadRowError(f"{name}: {value!r} lies after the year {LAST_YEAR}")
+    return day
+
+
 def _one_of(*allowed: str) -> Callable[[str, str], str]:
     def parse(name: str, value: str) -> str:
         if value not in allowed:
@@ -130,7 +138,8 @@ PARSERS: dict[str, Callable[[str, str], str]] = {
     "gender": _one_of(*GENDERS),
     "country": _country,
     "date_of_birth": _date,
-    **dict.fromkeys(DATE_FIELDS, _date),
+    "valid_until": _date,
+    **dict.fromkeys(("valid_from", "cycle_anchor"), _first_day),
 }
 
 

@@ -111,14 +111,21 @@ def is_open(hours: tuple[Hours, ...], at: datetime, tz: ZoneInfo) -> bool:
 
 def next_opening(hours: tuple[Hours, ...], at: datetime, tz: ZoneInfo) -> datetime | None:
     """For an instant outside the hours, the first later one within them; None where no window ever opens."""
-    openings = (instant for instant in _edges(hours, at, tz) if instant > at and is_open(hours, instant, tz))
-    return min(openings, default=None)
+    for opening in _openings(hours, at.astimezone(tz).date(), tz):
+        if opening > at:
+            return opening
+    return None
 
 
-def _edges(hours: tuple[Hours, ...], at: datetime, tz: ZoneInfo) -> Iterator[datetime]:
+@lru_cache(maxsize=4096)
+def _openings(hours: tuple[Hours, ...], today: date, tz: ZoneInfo) -> tuple[datetime, ...]:
+    """Instants at which the hours begin, from yesterday on, in order."""
+    return tuple(sorted({instant for instant in _edges(hours, today, tz) if is_open(hours, instant, tz)}))
+
+
+def _edges(hours: tuple[Hours, ...], today: date, tz: ZoneInfo) -> Iterator[datetime]:
     """Instants at which hours may begin: each window's start, on both passes where a clock is set back,
     and each change of clocks, which may land inside a window."""
-    today = at.astimezone(tz).date()
     for offset in range(-1, SEARCH_DAYS):
         day = today + timedelta(days=offset)
         begin, end = start_of_day(day, tz), start_of_day(day + ONE_DAY, tz)

@@ -24,6 +24,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -38,7 +39,7 @@ from guestgate.database import Database
 from guestgate.directory import KeyKind
 from guestgate.errors import OperationError
 from guestgate.members import MemberRow, Upsert
-from guestgate.sandbox.door import Desk, Door, Tap
+from guestgate.sandbox.door import Desk, Door, Tap, trust
 
 # The contract's own example, word for word, works against the quickstart.
 CONTRACT_AGGREGATOR_ID = "<your-id>"
@@ -139,7 +140,7 @@ def run(seconds: int | None, *, quiet: bool = False) -> dict[str, Any]:
         seconds = DEFAULT_SECONDS
     town = Town(seconds)
     # The demo is a world of its own: no setting of the user's reaches it.
-    for name in [name for name in os.environ if name.startswith(settings.ENV_PREFIX)]:
+    for name in [name for name in os.environ if name.upper().startswith(settings.ENV_PREFIX)]:
         del os.environ[name]
     # Whatever ends us, the server and the folder go with us.
     for ending in (signal.SIGTERM, signal.SIGHUP):
@@ -170,7 +171,7 @@ def _serving(folder: Path) -> Iterator[Gate]:
         # A group of its own, so that Ctrl-C reaches us first and the server is ended in order.
         server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
-        _await_server(server, port, log)
+        _await_server(server, port, cert, log)
         yield gate
     finally:
         server.send_signal(signal.SIGTERM)
@@ -181,13 +182,14 @@ def _serving(folder: Path) -> Iterator[Gate]:
             server.wait()
 
 
-def _await_server(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _await_server(server: subprocess.Popen[bytes], port: int, cert: Path, log: Path) -> None:
     give_up_at = clock.monotonic() + STARTUP_S
     while True:
-        with contextlib.suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
-            return
         if server.poll() is not None or clock.monotonic() > give_up_at:
             raise OperationError(f"the demo server did not start: {log.read_text('utf-8', 'replace').strip()}")
+        with contextlib.suppress(httpx.HTTPError):  # only our own server has our certificate
+            httpx.get(f"https://localhost:{port}/healthz", verify=trust(cert), trust_env=False)
+            return
         clock.sleep(0.1)
 
 

@@ -221,7 +221,7 @@ class Listener:
                 "ssl_protocol_min": SSLProtocols.tls12,
             }
         unix = settings.host.startswith("unix:")
-        return Granian(
+        granian = Granian(
             self._endpoint,
             address="127.0.0.1" if unix else _resolve(settings.host),
             port=settings.port,
@@ -235,6 +235,9 @@ class Listener:
             log_enabled=False,
             **tls,
         )
+        # Whoever may enter the socket's folder may connect, such as a proxy that runs as another user.
+        granian.uds_permissions = 0o666
+        return granian
 
     async def ended(self) -> None:
         """Wait for the listener's end, whatever its cause."""

@@ -64,10 +64,13 @@ class Import:
     def __init__(self) -> None:
         """Nothing has been imported yet."""
         self.report = Report()
+        self._directory = directory.Directory()
 
     def __call__(self, connection: Connection, rows: Sequence[VisitRow]) -> None:
         """Take some rows."""
-        studios = directory.load(connection).studios
+        if self._directory.version != directory.current_version(connection):
+            self._directory = directory.load(connection)
+        studios = self._directory.studios
         members = {member_id for member_id, _ in _members(connection, {row.member_id for row in rows})}
         present = {visit_id for (visit_id,) in _visits(connection, {row.id for row in rows})}
         fresh = []

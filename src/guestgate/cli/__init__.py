@@ -65,7 +65,9 @@ def main() -> None:
         _fail(error.format_message().rstrip(".") + hint, 2)  # type: ignore[attr-defined]
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            _fail(f"standard output: {error.strerror}", 1)
         # Whoever read our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -139,7 +139,8 @@ def list_or_follow(
                         console.print(line(row))
             if not follow:
                 break
-            chosen = record.Filter(chosen.member, chosen.studio, chosen.since, after=seen)
+            limit = None if seen else chosen.limit
+            chosen = record.Filter(chosen.member, chosen.studio, chosen.since, after=seen, limit=limit)
             clock.sleep(FOLLOW_S)
     if not seen and not as_json:
         say("nothing recorded")

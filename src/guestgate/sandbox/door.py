@@ -58,6 +58,7 @@ class Door:
         try:
             self._client = httpx.AsyncClient(
                 verify=trust(ca),
+                trust_env=False,  # the door itself calls, not somebody's web proxy
                 headers={"X-API-Key": key, "Content-Type": CONTENT_TYPE},
                 # The limit of a whole call is set in `tap`; this one closes what never got connected.
                 timeout=CANCEL_AFTER_S - 0.005,
