@@ -129,6 +129,7 @@ def test_a_call_in_flight_outlives_a_reload(running: Gate) -> None:
         reply = wire.reply()
     assert reply is not None
     assert reply.status == 200
+    wait_for(lambda: serial_served(running) == serial_of(running.cert), "not reloaded", running)
 
 
 # Changes while it runs
