@@ -21,6 +21,7 @@ from guestgate.model import CheckIn, Outcome, Reason, Ruling
 # Check-ins that may wait for the ledger; more could not be decided within any budget.
 MAX_WAITING = 4096
 MAX_TURNED_AWAY = 20_000
+COMPLAIN_EVERY = 1000
 MIN_BATCH, MAX_BATCH = 8, 256
 # How answers left is written with the next batch, or after so long without one.
 IDLE_S = 0.25
@@ -61,7 +62,7 @@ class Authorizer:
         self._calls: dict[str, Call] = {}
         self._queue: deque[Ticket] = deque()
         self._turned_away: deque[Ticket] = deque()
-        self.unrecorded = 0
+        self._unrecorded = 0
         self._answers: list[Answer] = []
         self._flushing = False
 
@@ -106,7 +107,9 @@ class Authorizer:
         """The queue is full: not to be decided any more, only to be recorded once there is time."""
         if len(self._turned_away) >= MAX_TURNED_AWAY:
             self._calls.pop(self._turned_away.popleft().checkin.id, None)
-            self.unrecorded += 1
+            if self._unrecorded % COMPLAIN_EVERY == 0:
+                log.error("too many calls wait to be recorded; dropping the oldest", dropped=self._unrecorded + 1)
+            self._unrecorded += 1
         self._turned_away.append(Ticket(call.checkin, 0.0))
 
     def left(self, call: Call, http_status: int | None) -> None:

@@ -136,7 +136,7 @@ class Database:
         return self.path.with_name(self.path.name + "-wal")
 
     def schema_version(self) -> str | None:
-        """The schema revision the database is at; None where it has none. Changes nothing of the file."""
+        """The schema revision the database is at; None where it has none. Writes nothing."""
         try:
             with closing(self._driver.connect(f"file:{quote(str(self.path))}?mode=rw", uri=True)) as file:
                 tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

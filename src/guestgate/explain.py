@@ -10,7 +10,6 @@ from sqlalchemy import Connection
 from guestgate import clock, directory, studios, words
 from guestgate.decide import decide
 from guestgate.facts import FactBook, until
-from guestgate.ledger import limit_dict
 from guestgate.model import CheckIn
 
 # Not a customer's id: nobody's card is asked about.
@@ -31,7 +30,7 @@ def explain(connection: Connection, member_id: str, studio_id: str, at: datetime
     return {
         "decision": decision.outcome.value,
         "reason": decision.reason.value,
-        "limit": limit_dict(decision.limit) if decision.limit else None,
+        "limit": decision.limit._asdict() if decision.limit else None,
         "next_allowed_at": clock.iso(decision.next_allowed_at) if decision.next_allowed_at else None,
         "rules": [
             {

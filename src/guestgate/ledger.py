@@ -23,7 +23,7 @@ from guestgate.database import Database
 from guestgate.decide import decide
 from guestgate.errors import OperationError
 from guestgate.facts import FactBook
-from guestgate.model import CheckIn, Decision, LimitUse, Member, Source, Studio, VisitState, undecided
+from guestgate.model import CheckIn, Decision, Member, Source, Studio, VisitState, undecided
 
 log = structlog.get_logger()
 
@@ -249,7 +249,7 @@ def _decision_row(entry: Entry) -> tuple[object, ...]:
         checkin.customer_id,
         decision.outcome.value,
         decision.reason.value,
-        json.dumps(limit_dict(limit)) if limit else None,
+        json.dumps(limit._asdict()) if limit else None,
         clock.to_ms(next_allowed_at) if next_allowed_at else None,
         decision.visit_id,
         member.plan.id if member else None,
@@ -277,11 +277,6 @@ def _visit_row(entry: Entry) -> tuple[object, ...]:
         member.plan.id,
         member.plan.version,
     )
-
-
-def limit_dict(limit: LimitUse) -> dict[str, object]:
-    """A limit as users see it: ``{max, per, scope, used}``."""
-    return {"max": limit.max, "per": limit.per.value, "scope": limit.scope, "used": limit.used}
 
 
 def _sqlite_code(error: Exception) -> int:

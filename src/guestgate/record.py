@@ -46,18 +46,6 @@ def decisions(connection: Connection, chosen: Filter) -> Iterator[tuple[int, dic
         yield row.seq, _decision_dict(row)
 
 
-def decision(connection: Connection, decision_id: str) -> dict[str, Any]:
-    """One decision. Raises OperationError where there is none."""
-    row = connection.execute(
-        select(schema.decisions, _a.http_status, _a.answer_ms, _a.undelivered)
-        .join(schema.answers, _a.decision_id == _d.id, isouter=True)
-        .where(_d.id == decision_id)
-    ).one_or_none()
-    if row is None:
-        raise OperationError(f"there is no decision {decision_id}")
-    return _decision_dict(row)
-
-
 def _decision_dict(row: Any) -> dict[str, Any]:
     return {
         "id": row.id,
