@@ -26,7 +26,7 @@ from gate import Gate, environment, free_port, wait_for
 from sqlalchemy import insert, update
 from terminal import COMMAND, Done, Terminal
 
-from guestgate import clock, database, registration, schema, settings
+from guestgate import clock, database, registration, schema, sequence, settings
 from guestgate.errors import UsageError
 from guestgate.quickstart import make_certificate
 from guestgate.sandbox.door import Desk, Door, Tap
@@ -126,6 +126,7 @@ def decided(desk: Terminal, *ages: timedelta, aggregator_id: str = "free", **dif
     with desk.writing() as connection:
         for age in ages:
             values = {
+                "seq": sequence.take(connection, 1)[0],
                 "id": secrets.token_hex(16),
                 "received_at_ms": clock.to_ms(now - age),
                 "studio_id": "s1",

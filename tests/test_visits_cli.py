@@ -10,7 +10,7 @@ from gate import Gate
 from sqlalchemy import insert, select, update
 from terminal import Terminal
 
-from guestgate import clock, record, schema
+from guestgate import clock, record, schema, sequence
 
 PLANS = """\
 [plans.free]
@@ -330,6 +330,7 @@ def enter(desk: Terminal, *entries: tuple[str, str, dict[str, Any]], plan: str =
         for name, at, different in entries:
             instant = datetime.fromisoformat(f"{DAY}T{at}:00+00:00")
             values = {
+                "seq": sequence.take(connection, 1)[0],
                 "id": name,
                 "member_id": plan,
                 "studio_id": "s1",

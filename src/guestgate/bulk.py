@@ -24,10 +24,10 @@ SIZES = (64, 32, 16, 8, 4, 2, 1)
 class BulkInsert:
     """INSERT of whole rows into one table."""
 
-    def __init__(self, table: Table, leave_out: str | None = None) -> None:
-        """Rows are tuples with every column of `table`, in its order, but the one left to the database."""
+    def __init__(self, table: Table) -> None:
+        """Rows are tuples with every column of `table`, in its order."""
         self._table = table
-        self._columns = [column.name for column in table.columns if column.name != leave_out]
+        self._columns = [column.name for column in table.columns]
         self._statements: dict[tuple[str, int], str] = {}
 
     def __call__(self, connection: Connection, rows: Sequence[tuple[object, ...]]) -> None:

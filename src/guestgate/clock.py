@@ -42,3 +42,8 @@ def from_ms(ms: int) -> datetime:
 def iso(instant: datetime) -> str:
     """ISO 8601 in UTC with milliseconds: ``2026-11-23T18:02:00.123Z``."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant.microsecond // 1000:03d}Z"
+
+
+def iso_of(ms: int | None) -> str | None:
+    """`iso` of so many milliseconds since the Unix epoch, or None."""
+    return None if ms is None else iso(from_ms(ms))

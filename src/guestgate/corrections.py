@@ -6,16 +6,16 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, insert, select, update
 
-from guestgate import clock, schema
+from guestgate import clock, schema, sequence
+from guestgate.database import author
 from guestgate.model import Source, VisitState
 
 UNDELIVERED = "undelivered"
-SYSTEM = "guestgate"
 
 _d, _a, _v = schema.decisions.c, schema.answers.c, schema.visits.c
 
 
-def reverse(connection: Connection, visit_id: str, who: str, why: str) -> bool:
+def reverse(connection: Connection, visit_id: str, why: str) -> bool:
     """Reverse a visit; False where it is reversed already or does not exist. Needs the write lock."""
     reversed_now = connection.execute(
         update(schema.visits)
@@ -24,12 +24,14 @@ def reverse(connection: Connection, visit_id: str, who: str, why: str) -> bool:
     )
     if not reversed_now.rowcount:
         return False
+    (seq,) = sequence.take(connection, 1)
     connection.execute(
         insert(schema.visit_changes).values(
+            seq=seq,
             visit_id=visit_id,
             changed_at_ms=clock.now_ms(),
             state=VisitState.REVERSED.value,
-            who=who,
+            who=author(connection),
             why=why,
         )
     )
@@ -60,7 +62,7 @@ def reverse_undelivered(connection: Connection, decision_ids: Iterable[str]) -> 
             .limit(1)
         ).first()
         if delivered is None and _made_by_checkin(connection, row.visit_id):
-            reverse(connection, row.visit_id, SYSTEM, UNDELIVERED)
+            reverse(connection, row.visit_id, UNDELIVERED)
 
 
 def _made_by_checkin(connection: Connection, visit_id: str) -> bool:

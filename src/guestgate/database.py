@@ -35,6 +35,8 @@ COMMAND_PATIENCE_MS = 10_000
 CACHE_KIB = 16 * 1024
 HOLD_S = 0.005
 CHUNK, MAX_CHUNK = 50, 1000
+# Who changes things where nobody else is named.
+SYSTEM = "guestgate"
 
 
 class Database:
@@ -88,16 +90,21 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction that holds the write lock from its start; committed at the end, all or nothing."""
-        with self._explained(), self.connect_writer() as connection, connection.begin():
+    def write(self, who: str = SYSTEM) -> Iterator[Connection]:
+        """A transaction that holds the write lock from its start; committed at the end, all or nothing.
+
+        `who` makes the changes in it, for the audit trail.
+        """
+        with self._explained(), self.connect_writer(who) as connection, connection.begin():
             yield connection
 
-    def connect_writer(self) -> Connection:
+    def connect_writer(self, who: str = SYSTEM) -> Connection:
         """A connection to keep, whose transactions hold the write lock from their start."""
-        return self.engine.connect().execution_options(guestgate_begin="BEGIN IMMEDIATE")
+        return self.engine.connect().execution_options(guestgate_begin="BEGIN IMMEDIATE", guestgate_who=who)
 
-    def write_many(self, items: Iterable[Item], write: Callable[[Connection, list[Item]], None]) -> Iterator[int]:
+    def write_many(
+        self, items: Iterable[Item], write: Callable[[Connection, list[Item]], None], who: str = SYSTEM
+    ) -> Iterator[int]:
         """Write items in transactions so short that the door hardly notices; yields the number done so far.
 
         After each, the lock stays free for at least as long as it was held, and the chunk's size follows
@@ -105,7 +112,7 @@ class Database:
         """
         source = iter(items)
         size, done = CHUNK, 0
-        with self._explained(), self.connect_writer() as connection:
+        with self._explained(), self.connect_writer(who) as connection:
             while chunk := list(islice(source, size)):
                 with connection.begin():
                     started = clock.monotonic()
@@ -120,8 +127,9 @@ class Database:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except DatabaseError as error:
-            raise OperationError(f"the database {self.path} could not be used: {error.orig}") from error
+        except (DatabaseError, self._driver.DatabaseError) as error:  # the driver's own come out of `bulk`
+            cause = getattr(error, "orig", error)
+            raise OperationError(f"the database {self.path} could not be used: {cause}") from error
 
     def checkpoint(self, mode: str = "PASSIVE") -> None:
         """Move committed changes from the write-ahead log into the database file."""
@@ -215,6 +223,11 @@ def safe_sqlite() -> ModuleType:
         f"Python's SQLite is {sqlite3.sqlite_version}, which can corrupt a database; guestgate needs {wanted} "
         "or newer: pip install 'pysqlite3>=0.6.1', or use a Python built with a newer SQLite"
     )
+
+
+def author(connection: Connection) -> str:
+    """Who makes the changes of this transaction."""
+    return str(connection.get_execution_options().get("guestgate_who", SYSTEM))
 
 
 def _begin(connection: Connection) -> None:

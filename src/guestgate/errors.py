@@ -3,6 +3,8 @@
 GuestgateError
 ├── UsageError     wrong configuration, file, key, time zone or database URL; exit status 2
 └── OperationError  the thing asked for could not be done; exit status 1
+    ├── NotFoundError   there is no such thing
+    └── ConflictError   what is there stands in the way
 
 The message of each is one plain sentence that names the place and the cause.
 """
@@ -26,3 +28,11 @@ class OperationError(GuestgateError):
     """What was asked for could not be done."""
 
     exit_status = 1
+
+
+class NotFoundError(OperationError):
+    """What was named does not exist."""
+
+
+class ConflictError(OperationError):
+    """It cannot be done as things are; what is there has to be changed first."""

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from guestgate import clock, corrections, directory, schema
+from guestgate import clock, corrections, directory, schema, sequence
 from guestgate.bulk import BulkInsert
 from guestgate.database import Database
 from guestgate.decide import decide
@@ -227,20 +227,31 @@ class Ledger:
 
 
 def _write(connection: Connection, entries: list[Entry]) -> None:
-    _insert_decisions(connection, [_decision_row(entry) for entry in entries])
-    _insert_visits(connection, [_visit_row(entry) for entry in entries if entry.decision.makes_visit])
+    """Each decision, followed by the visit it made."""
+    if not entries:
+        return
+    visits_made = sum(entry.decision.makes_visit for entry in entries)
+    numbers = iter(sequence.take(connection, len(entries) + visits_made))
+    decision_rows, visit_rows = [], []
+    for entry in entries:
+        decision_rows.append(_decision_row(next(numbers), entry))
+        if entry.decision.makes_visit:
+            visit_rows.append(_visit_row(next(numbers), entry))
+    _insert_decisions(connection, decision_rows)
+    _insert_visits(connection, visit_rows)
 
 
-_insert_decisions = BulkInsert(schema.decisions, leave_out="seq")
-_insert_visits = BulkInsert(schema.visits, leave_out="seq")
+_insert_decisions = BulkInsert(schema.decisions)
+_insert_visits = BulkInsert(schema.visits)
 _insert_answers = BulkInsert(schema.answers)
 
 
-def _decision_row(entry: Entry) -> tuple[object, ...]:
-    """The columns of `schema.decisions` after ``seq``."""
+def _decision_row(seq: int, entry: Entry) -> tuple[object, ...]:
+    """The columns of `schema.decisions`."""
     checkin, decision, member, _ = entry
     next_allowed_at, limit = decision.next_allowed_at, decision.limit
     return (
+        seq,
         checkin.id,
         clock.to_ms(checkin.received_at),
         checkin.studio_id,
@@ -259,11 +270,12 @@ def _decision_row(entry: Entry) -> tuple[object, ...]:
     )
 
 
-def _visit_row(entry: Entry) -> tuple[object, ...]:
-    """The columns of `schema.visits` after ``seq``."""
+def _visit_row(seq: int, entry: Entry) -> tuple[object, ...]:
+    """The columns of `schema.visits`."""
     checkin, decision, member, studio = entry
     assert member is not None and studio is not None
     return (
+        seq,
         decision.id,
         member.id,
         studio.id,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
-from guestgate import clock, plans, schema
-from guestgate.bulk import BulkSelect
+from guestgate import changes, clock, plans, schema
+from guestgate.bulk import BulkInsert, BulkSelect
+from guestgate.changes import Change
 from guestgate.contract import MAX_CUSTOMER_ID
 from guestgate.directory import load_plans
-from guestgate.errors import OperationError, UsageError
+from guestgate.errors import ConflictError, NotFoundError, UsageError
 from guestgate.instants import LAST_YEAR
 from guestgate.model import Plan, Status
 from guestgate.studios import check_id
@@ -36,7 +37,10 @@ PROFILE_FIELDS = (
     "phone_business_mobile",
 )
 DATE_FIELDS = ("valid_from", "valid_until", "cycle_anchor")
-FIELDS = ("member_id", "plan", "status", *DATE_FIELDS, "customer_id", *PROFILE_FIELDS)
+# `customers` is what `member show` calls `customer_id`, so that what one prints another can import.
+CUSTOMER_FIELDS = ("customer_id", "customers")
+FIELDS = ("member_id", "plan", "status", *DATE_FIELDS, *CUSTOMER_FIELDS, *PROFILE_FIELDS)
+PHONE_PREFIX = "phone_"
 GENDERS = ("MALE", "FEMALE", "UNISEX")
 
 _m, _c = schema.members.c, schema.customers.c
@@ -79,7 +83,7 @@ def parse_row(line: int, given: dict[str, Any]) -> MemberRow:
     for name in given:
         if name not in FIELDS:
             raise BadRowError(f"{name[:64]!a}: there is no such field")
-    values = {name: _text(name, value) for name, value in given.items() if name != "customer_id"}
+    values = {name: _text(name, value) for name, value in given.items() if name not in CUSTOMER_FIELDS}
     member_id = values.pop("member_id", None)
     if member_id is None:
         raise BadRowError("member_id: is missing")
@@ -90,7 +94,16 @@ def parse_row(line: int, given: dict[str, Any]) -> MemberRow:
     for name, value in values.items():
         if name in PARSERS and value is not None:
             values[name] = PARSERS[name](name, value)
-    return MemberRow(line, member_id, values, _customers(given.get("customer_id")))
+        elif name in PROFILE_FIELDS and value is not None:
+            _check_no_formula(name, value)
+    customers = [customer for name in CUSTOMER_FIELDS for customer in parse_customers(given.get(name))]
+    return MemberRow(line, member_id, values, tuple(customers))
+
+
+def _check_no_formula(name: str, value: str) -> None:
+    """A spreadsheet would run it, once somebody opens an export there. No name or address begins like that."""
+    if value[0] in "=@" or (value[0] in "+-" and not name.startswith(PHONE_PREFIX)):
+        raise BadRowError(f"{name}: begins with {value[0]}, like a formula of a spreadsheet")
 
 
 def _text(name: str, value: Any) -> str | None:
@@ -143,7 +156,7 @@ PARSERS: dict[str, Callable[[str, str], str]] = {
 }
 
 
-def _customers(value: Any) -> tuple[int, ...]:
+def parse_customers(value: Any) -> tuple[int, ...]:
     """Customer ids from ``12;34``, 12 or [12, 34]."""
     if value is None or value == "":
         return ()
@@ -165,7 +178,10 @@ def parse_customer(value: Any) -> int:
 
 
 class Upsert:
-    """Inserts or updates members by ``member_id``; bad rows are reported and the others kept."""
+    """Inserts or updates members by ``member_id``; bad rows are reported and the others kept.
+
+    Each change is in the audit trail.
+    """
 
     def __init__(self, *, dry_run: bool = False) -> None:
         """With `dry_run` nothing is written, and what would have been is kept in memory for later rows."""
@@ -181,9 +197,10 @@ class Upsert:
         linked = dict(_linked(connection, {customer for row in rows for customer in row.customers}))
         stored |= {row.member_id: seen for row in rows if (seen := self._would_be_stored.get(row.member_id))}
         linked |= {c: owner for row in rows for c in row.customers if (owner := self._would_be_linked.get(c))}
-        fresh: dict[str, dict[str, Any]] = {}
-        touched: dict[str, dict[str, Any]] = {}
-        links: list[dict[str, Any]] = []
+        fresh: dict[str, list[Any]] = {}
+        touched: dict[str, list[Any]] = {}
+        links: list[tuple[int, str]] = []
+        trail: list[Change] = []
         for row in rows:
             before = stored.get(row.member_id)
             try:
@@ -196,24 +213,36 @@ class Upsert:
                 continue
             new_links = [customer for customer in dict.fromkeys(row.customers) if customer not in linked]
             linked.update(dict.fromkeys(new_links, row.member_id))
-            links += [
-                {"customer_id": c, "member_id": row.member_id, "linked_at_ms": clock.now_ms()} for c in new_links
-            ]
+            links += [(customer, row.member_id) for customer in new_links]
             stored[row.member_id] = after
-            values = _columns(row.member_id, after)
+            trail += _trail(row.member_id, before, after, new_links)
             if before is None:
                 self.report.added += 1
-                fresh[row.member_id] = values
+                fresh[row.member_id] = after
             elif after != before or new_links:
                 self.report.updated += 1
-                (fresh if row.member_id in fresh else touched)[row.member_id] = values
+                (fresh if row.member_id in fresh else touched)[row.member_id] = after
             else:
                 self.report.unchanged += 1
         if self._dry_run:
             self._would_be_stored |= {row.member_id: stored[row.member_id] for row in rows if row.member_id in stored}
-            self._would_be_linked |= {link["customer_id"]: link["member_id"] for link in links}
+            self._would_be_linked |= dict(links)
         else:
-            _store(connection, list(fresh.values()), list(touched.values()), links)
+            _store(connection, fresh, touched, links)
+            changes.record(connection, trail)
+
+
+def _trail(member_id: str, before: list[Any] | None, after: list[Any], new_links: list[int]) -> list[Change]:
+    """What the audit trail says of one row."""
+    if before is None:
+        customers = {"customers": new_links} if new_links else {}
+        return [Change("member.added", member_id, None, {**_named(after), **customers})]
+    changed = [Change("member.changed", member_id, _named(before), _named(after))] if after != before else []
+    return changed + [_linked_change(member_id, customer) for customer in new_links]
+
+
+def _linked_change(member_id: str, customer: int) -> Change:
+    return Change("customer.linked", member_id, None, {"customer_id": customer})
 
 
 def _merged(row: MemberRow, before: list[Any] | None, known: dict[str, Plan]) -> list[Any]:
@@ -239,47 +268,81 @@ def _merged(row: MemberRow, before: list[Any] | None, known: dict[str, Plan]) ->
     return [plan_id, status, *dates, profile]
 
 
-def _columns(member_id: str, merged: list[Any]) -> dict[str, Any]:
-    names = ("plan_id", "status", *DATE_FIELDS, "profile")
-    return {"id": member_id, "updated_at_ms": clock.now_ms(), **dict(zip(names, merged, strict=True))}
+def _named(merged: list[Any]) -> dict[str, Any]:
+    """A member's columns by field name, without those that are empty."""
+    plan_id, status, *dates, profile = merged
+    named = {"plan": plan_id, "status": status, **dict(zip(DATE_FIELDS, dates, strict=True)), **json.loads(profile)}
+    return {name: value for name, value in named.items() if value is not None}
 
 
+_columns = ("plan_id", "status", *DATE_FIELDS, "profile", "updated_at_ms")
 _update = (
-    update(schema.members)
-    .where(_m.id == bindparam("b_id"))
-    .values({name: bindparam(name) for name in ("plan_id", "status", *DATE_FIELDS, "profile", "updated_at_ms")})
+    update(schema.members).where(_m.id == bindparam("b_id")).values({name: bindparam(name) for name in _columns})
 )
+_insert_members = BulkInsert(schema.members)
+_insert_customers = BulkInsert(schema.customers)
 
 
 def _store(
     connection: Connection,
-    fresh: list[dict[str, Any]],
-    touched: list[dict[str, Any]],
-    links: list[dict[str, Any]],
+    fresh: dict[str, list[Any]],
+    touched: dict[str, list[Any]],
+    links: list[tuple[int, str]],
 ) -> None:
-    if fresh:
-        connection.execute(insert(schema.members), fresh)
+    now_ms = clock.now_ms()
+    _insert_members(connection, [(member_id, *merged, now_ms, None) for member_id, merged in fresh.items()])
     if touched:
-        connection.execute(_update, [{"b_id": values.pop("id"), **values} for values in touched])
-    if links:
-        connection.execute(insert(schema.customers), links)
+        connection.execute(
+            _update,
+            [
+                {"b_id": member_id, **dict(zip(_columns, (*merged, now_ms), strict=True))}
+                for member_id, merged in touched.items()
+            ],
+        )
+    _insert_customers(connection, [(customer, member_id, now_ms) for customer, member_id in links])
+
+
+def save(connection: Connection, row: MemberRow, *, exactly: bool = False) -> str:
+    """Add or change one member; returns ``added``, ``changed`` or ``unchanged``.
+
+    With `exactly`, the row's customers are all that the member has afterwards. Raises UsageError for what
+    cannot be, ConflictError where a customer is another member's.
+    """
+    upsert = Upsert()
+    upsert(connection, [replace(row, customers=())])
+    report = upsert.report
+    if report.bad:
+        raise UsageError(report.bad[0][1])
+    before = set(customers_of(connection, row.member_id))
+    for customer in row.customers:
+        link(connection, row.member_id, customer)
+    for customer in before - set(row.customers) if exactly else ():
+        unlink(connection, row.member_id, customer)
+    if report.added:
+        return "added"
+    relinked = not before >= set(row.customers) or (exactly and before != set(row.customers))
+    return "changed" if report.updated or relinked else "unchanged"
 
 
 def require(connection: Connection, member_id: str) -> Any:
-    """The member's row. Raises OperationError where there is none."""
+    """The member's row. Raises NotFoundError where there is none."""
     row = connection.execute(select(schema.members).where(_m.id == member_id)).one_or_none()
     if row is None:
-        raise OperationError(f"there is no member {member_id}")
+        raise NotFoundError(f"there is no member {member_id}")
     return row
+
+
+def customers_of(connection: Connection, member_id: str) -> list[int]:
+    """The member's customers at the platform, by number."""
+    return list(
+        connection.execute(select(_c.customer_id).where(_c.member_id == member_id).order_by(_c.customer_id)).scalars()
+    )
 
 
 def member_dict(connection: Connection, member_id: str) -> dict[str, Any]:
     """One member as users see it, with the field names of the member file and a list of customers."""
     row = require(connection, member_id)
-    customers = connection.execute(
-        select(_c.customer_id).where(_c.member_id == member_id).order_by(_c.customer_id)
-    ).scalars()
-    return {**_visible(row), "customers": list(customers), **json.loads(row.profile)}
+    return {**_visible(row), "customers": customers_of(connection, member_id), **json.loads(row.profile)}
 
 
 def _visible(row: Any) -> dict[str, Any]:
@@ -294,36 +357,44 @@ def _visible(row: Any) -> dict[str, Any]:
 
 
 def member_list(
-    connection: Connection, *, plan: str | None = None, status: str | None = None, limit: int | None = None
+    connection: Connection,
+    *,
+    plan: str | None = None,
+    status: str | None = None,
+    customer: int | None = None,
+    after: str = "",
+    limit: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Members by id, without customers and personal data."""
-    query = select(schema.members).order_by(_m.id).limit(limit)
+    """Members by id, those after a certain one, without customers and personal data."""
+    query = select(schema.members).where(_m.id > after).order_by(_m.id).limit(limit)
     if plan is not None:
         plans.require(connection, plan)
         query = query.where(_m.plan_id == plan)
     if status is not None:
         query = query.where(_m.status == status)
+    if customer is not None:
+        query = query.where(_m.id.in_(select(_c.member_id).where(_c.customer_id == customer)))
     for row in connection.execution_options(yield_per=1000).execute(query):
         yield _visible(row)
 
 
 def link(connection: Connection, member_id: str, customer_id: int) -> None:
-    """Link a customer to a member. Raises OperationError where it is linked to another one."""
+    """Link a customer to a member. Raises ConflictError where it is linked to another one."""
     require(connection, member_id)
     owner = connection.execute(select(_c.member_id).where(_c.customer_id == customer_id)).scalar_one_or_none()
     if owner is not None and owner != member_id:
-        raise OperationError(f"customer {customer_id} is linked to member {owner}; unlink it there first")
+        raise ConflictError(f"customer {customer_id} is linked to member {owner}; unlink it there first")
     if owner is None:
-        connection.execute(
-            insert(schema.customers).values(customer_id=customer_id, member_id=member_id, linked_at_ms=clock.now_ms())
-        )
+        _insert_customers(connection, [(customer_id, member_id, clock.now_ms())])
+        changes.record(connection, [_linked_change(member_id, customer_id)])
 
 
 def unlink(connection: Connection, member_id: str, customer_id: int) -> None:
-    """End a link. Raises OperationError where there is none."""
+    """End a link. Raises NotFoundError where there is none."""
     require(connection, member_id)
     ended = connection.execute(
         delete(schema.customers).where(_c.customer_id == customer_id, _c.member_id == member_id)
     )
     if not ended.rowcount:
-        raise OperationError(f"customer {customer_id} is not linked to member {member_id}")
+        raise NotFoundError(f"customer {customer_id} is not linked to member {member_id}")
+    changes.record(connection, [Change("customer.unlinked", member_id, {"customer_id": customer_id})])

@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from guestgate import clock, plans_file, schema
+from guestgate import changes, clock, plans_file, schema
+from guestgate.changes import Change
 from guestgate.directory import changed, load_plans
-from guestgate.errors import OperationError
+from guestgate.errors import ConflictError, NotFoundError, OperationError
 from guestgate.model import Plan
 from guestgate.suggest import did_you_mean
 
@@ -22,6 +23,7 @@ def apply(connection: Connection, documents: dict[str, plans_file.PlanDocument])
     Returns what became of each: ``added``, ``changed`` or ``unchanged``. A changed plan gets a new version.
     """
     outcome = {}
+    trail = []
     for plan_id, content in documents.items():
         document = plans_file.document_of(content)
         row = connection.execute(
@@ -45,8 +47,11 @@ def apply(connection: Connection, documents: dict[str, plans_file.PlanDocument])
                 plan_id=plan_id, version=plan.version, document=document, applied_at_ms=clock.now_ms()
             )
         )
-        outcome[plan_id] = "added" if row is None or row.removed_at_ms is not None else "changed"
-    if set(outcome.values()) - {"unchanged"}:
+        before = json.loads(row.document) if row is not None and row.removed_at_ms is None else None
+        outcome[plan_id] = "added" if before is None else "changed"
+        trail.append(Change(f"plan.{outcome[plan_id]}", plan_id, before, json.loads(document)))
+    if trail:
+        changes.record(connection, trail)
         changed(connection)
     return outcome
 
@@ -68,22 +73,23 @@ def _check_anchors(connection: Connection, plan: Plan) -> None:
 
 
 def remove(connection: Connection, plan_id: str) -> None:
-    """Take a plan out of force. Raises OperationError while members have it."""
-    require(connection, plan_id)
+    """Take a plan out of force. Raises ConflictError while members have it."""
+    plan = require(connection, plan_id)
     members = connection.execute(
         select(func.count()).select_from(_members).where(_members.c.plan_id == plan_id)
     ).scalar_one()
     if members:
-        raise OperationError(f"plan {plan_id} has {members} members; give them another plan first")
+        raise ConflictError(f"plan {plan_id} has {members} members; give them another plan first")
     connection.execute(update(_plans).where(_plans.c.id == plan_id).values(removed_at_ms=clock.now_ms()))
+    changes.record(connection, [Change("plan.removed", plan_id, {"name": plan.name, "version": plan.version})])
     changed(connection)
 
 
 def require(connection: Connection, plan_id: str) -> Plan:
-    """The plan in force. Raises OperationError naming similar ids."""
+    """The plan in force. Raises NotFoundError naming similar ids."""
     plans = load_plans(connection)
     if plan_id not in plans:
-        raise OperationError(f"there is no plan {plan_id}{did_you_mean(plan_id, plans)}")
+        raise NotFoundError(f"there is no plan {plan_id}{did_you_mean(plan_id, plans)}")
     return plans[plan_id]
 
 

@@ -6,34 +6,51 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, Select, or_, select
 
 from guestgate import clock, schema
-from guestgate.errors import OperationError
+from guestgate.errors import NotFoundError
 from guestgate.model import Payable, Source, VisitState
 
 _d, _a, _v = schema.decisions.c, schema.answers.c, schema.visits.c
 PAGE = 500
 
 
+class Order(StrEnum):
+    """In which order rows are read, and which of them a limit keeps."""
+
+    LATEST = "latest"  # oldest first, of a limit the latest
+    ASCENDING = "asc"  # oldest first, of a limit the oldest
+    DESCENDING = "desc"  # newest first, and ``after`` is where older ones begin
+
+
 @dataclass(frozen=True)
 class Filter:
-    """Which part of the record. ``after`` is a ``seq``: only what was written later."""
+    """Which part of the record. ``after`` is a ``seq``: only what was written later.
+
+    ``subject`` is the id of what was changed, for `guestgate.changes`.
+    """
 
     member: str | None = None
     studio: str | None = None
     since: datetime | None = None
     after: int = 0
     limit: int | None = None
+    order: Order = Order.LATEST
+    subject: str | None = None
+
+
+with_answers = select(schema.decisions, _a.http_status, _a.answer_ms, _a.undelivered).join(
+    schema.answers, _a.decision_id == _d.id, isouter=True
+)
 
 
 def decisions(connection: Connection, chosen: Filter) -> Iterator[tuple[int, dict[str, Any]]]:
     """Decisions in the order they were recorded, each with its ``seq``; of a limit, the latest."""
-    query = select(schema.decisions, _a.http_status, _a.answer_ms, _a.undelivered).join(
-        schema.answers, _a.decision_id == _d.id, isouter=True
-    )
+    query = with_answers
     if chosen.member is not None:
         # Those that made a visit are found through it; see the index on the others.
         own_visits = select(_v.id).where(_v.member_id == chosen.member)
@@ -42,14 +59,23 @@ def decisions(connection: Connection, chosen: Filter) -> Iterator[tuple[int, dic
         query = query.where(_d.studio_id == chosen.studio)
     if chosen.since is not None:
         query = query.where(_d.received_at_ms >= clock.to_ms(chosen.since))
-    for row in _pages(connection, query, _d.seq, chosen):
-        yield row.seq, _decision_dict(row)
+    for row in pages(connection, query, _d.seq, chosen):
+        yield row.seq, decision_dict(row)
 
 
-def _decision_dict(row: Any) -> dict[str, Any]:
+def decision(connection: Connection, decision_id: str) -> dict[str, Any]:
+    """One decision. Raises NotFoundError where there is none."""
+    row = connection.execute(with_answers.where(_d.id == decision_id)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no decision {decision_id}")
+    return decision_dict(row)
+
+
+def decision_dict(row: Any) -> dict[str, Any]:
+    """A row of `with_answers` as users see it."""
     return {
         "id": row.id,
-        "received_at": clock.iso(clock.from_ms(row.received_at_ms)),
+        "received_at": clock.iso_of(row.received_at_ms),
         "studio": row.studio_id,
         "member": row.member_id,
         "aggregator_id": row.aggregator_id,
@@ -57,7 +83,7 @@ def _decision_dict(row: Any) -> dict[str, Any]:
         "decision": row.outcome,
         "reason": row.reason,
         "limit": json.loads(row.limit_use) if row.limit_use else None,
-        "next_allowed_at": _iso(row.next_allowed_at_ms),
+        "next_allowed_at": clock.iso_of(row.next_allowed_at_ms),
         "visit": row.visit_id,
         "http_status": row.http_status,
         "answer_ms": row.answer_ms,
@@ -78,25 +104,26 @@ def visits(connection: Connection, chosen: Filter, *, payable_requires: str) -> 
     if chosen.since is not None:
         query = query.where(_v.at_ms >= clock.to_ms(chosen.since))
     payable = PayableRule(connection, payable_requires)
-    for row in _pages(connection, query, _v.seq, chosen):
-        yield row.seq, _visit_dict(row, payable(row))
+    for row in pages(connection, query, _v.seq, chosen):
+        yield row.seq, visit_dict(row, payable(row))
 
 
 def visit(connection: Connection, visit_id: str, *, payable_requires: str) -> dict[str, Any]:
-    """One visit. Raises OperationError where there is none."""
+    """One visit. Raises NotFoundError where there is none."""
     row = connection.execute(select(schema.visits).where(_v.id == visit_id)).one_or_none()
     if row is None:
-        raise OperationError(f"there is no visit {visit_id}")
-    return _visit_dict(row, PayableRule(connection, payable_requires)(row))
+        raise NotFoundError(f"there is no visit {visit_id}")
+    return visit_dict(row, PayableRule(connection, payable_requires)(row))
 
 
-def _visit_dict(row: Any, payable: bool) -> dict[str, Any]:
+def visit_dict(row: Any, payable: bool) -> dict[str, Any]:
+    """A row of `guestgate.schema.visits` as users see it."""
     made_by_checkin = row.source in (Source.CHECKIN.value, Source.STAND_IN.value)
     return {
         "id": row.id,
         "member": row.member_id,
         "studio": row.studio_id,
-        "at": clock.iso(clock.from_ms(row.at_ms)),
+        "at": clock.iso_of(row.at_ms),
         "local_date": row.local_date,
         "state": row.state,
         "reversed_why": row.reversed_why,
@@ -151,17 +178,21 @@ class PayableRule:
         return self._rules[key]
 
 
-def _pages(connection: Connection, query: Select[Any], seq: Any, chosen: Filter) -> Iterator[Any]:
-    """Rows by ascending seq. With a limit only the last ones, still in ascending order."""
-    query = query.where(seq > chosen.after)
-    if chosen.limit is not None:
-        yield from reversed(connection.execute(query.order_by(seq.desc()).limit(chosen.limit)).all())
+def pages(connection: Connection, query: Select[Any], seq: Any, chosen: Filter) -> Iterator[Any]:
+    """The rows of a query in the order asked for; `seq` is its column of that name. Read in pages."""
+    if chosen.order is Order.LATEST and chosen.limit is not None:
+        rows = connection.execute(query.where(seq > chosen.after).order_by(seq.desc()).limit(chosen.limit))
+        yield from reversed(rows.all())
         return
-    after = chosen.after
-    while page := connection.execute(query.where(seq > after).order_by(seq).limit(PAGE)).all():
+    after, left = chosen.after, chosen.limit
+    while left is None or left > 0:
+        size = PAGE if left is None else min(PAGE, left)
+        if chosen.order is Order.DESCENDING:
+            part = (query.where(seq < after) if after else query).order_by(seq.desc())
+        else:
+            part = query.where(seq > after).order_by(seq)
+        page = connection.execute(part.limit(size)).all()
         yield from page
-        after = page[-1].seq
-
-
-def _iso(ms: int | None) -> str | None:
-    return None if ms is None else clock.iso(clock.from_ms(ms))
+        if len(page) < size:
+            return
+        after, left = page[-1].seq, None if left is None else left - size

@@ -1,7 +1,8 @@
 """The tables, for every database alike.
 
 Instants are integers, milliseconds since the Unix epoch in UTC (`…_ms`); calendar dates are texts in ISO
-8601, which sort as dates do. `seq` numbers rows in the order in which they were written.
+8601, which sort as dates do. `seq` numbers rows in the order in which they were written, across all tables
+that have it (`guestgate.sequence`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sqlalchemy import (
     Text,
 )
 
-# SQLite numbers rows by itself only in a column of type INTEGER.
+# SQLite keeps rows in the order of a primary key only in a column of type INTEGER.
 Sequence = BigInteger().with_variant(Integer, "sqlite")
 
 metadata = MetaData(
@@ -38,6 +39,40 @@ directory_version = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("version", BigInteger, nullable=False),
+)
+
+# One row: the last number that was given out, and which history the numbers belong to (see `sequence`).
+feed = Table(
+    "feed",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("timeline", String(16), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+)
+
+# Who may use the admin listener; the tokens themselves are never stored.
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger),
+    Column("revoked_at_ms", BigInteger),
+)
+
+# The audit trail: what people and programs changed, apart from visits (see `visit_changes`).
+changes = Table(
+    "changes",
+    metadata,
+    Column("seq", Sequence, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("action", String(32), nullable=False),  # member.changed, key.revoked, …
+    Column("subject", String(255), nullable=False, index=True),  # the id of what was changed
+    Column("before", Text),  # JSON object of what differs; null where there was nothing
+    Column("after", Text),  # JSON object of what differs; null where nothing is left
 )
 
 studios = Table(
@@ -62,6 +97,7 @@ keys = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("expires_at_ms", BigInteger),
     Column("revoked_at_ms", BigInteger),
+    Column("last_used_at_ms", BigInteger),  # to the minute
 )
 
 plans = Table(
@@ -93,6 +129,7 @@ members = Table(
     Column("cycle_anchor", String(10)),
     Column("profile", Text, nullable=False),  # JSON object: first_name, … (personal data)
     Column("updated_at_ms", BigInteger, nullable=False),
+    Column("pseudonym", String(64)),  # set while the member is being forgotten
 )
 
 # The platform's customers, each linked to one member; a member may have one at every gym chain.
@@ -107,7 +144,7 @@ customers = Table(
 decisions = Table(
     "decisions",
     metadata,
-    Column("seq", Sequence, primary_key=True),
+    Column("seq", Sequence, primary_key=True, autoincrement=False),
     Column("id", String(36), nullable=False, unique=True),
     Column("received_at_ms", BigInteger, nullable=False),
     Column("studio_id", String(255), nullable=False),
@@ -151,7 +188,7 @@ answers = Table(
 visits = Table(
     "visits",
     metadata,
-    Column("seq", Sequence, primary_key=True),
+    Column("seq", Sequence, primary_key=True, autoincrement=False),
     Column("id", String(36), nullable=False, unique=True),
     Column("member_id", String(255), nullable=False),
     Column("studio_id", String(255), nullable=False),
@@ -171,7 +208,7 @@ visits = Table(
 visit_changes = Table(
     "visit_changes",
     metadata,
-    Column("seq", Sequence, primary_key=True),
+    Column("seq", Sequence, primary_key=True, autoincrement=False),
     Column("visit_id", String(36), nullable=False, index=True),
     Column("changed_at_ms", BigInteger, nullable=False),
     Column("state", String(16), nullable=False),

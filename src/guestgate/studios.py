@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from datetime import datetime
 from typing import Any
 from zoneinfo import available_timezones
 
 from sqlalchemy import Connection, insert, select, update
 
-from guestgate import clock, schema
+from guestgate import changes, clock, schema
+from guestgate.changes import Change
 from guestgate.directory import KeyKind, changed, fingerprint, tags_of, tags_text
-from guestgate.errors import OperationError, UsageError
+from guestgate.errors import ConflictError, NotFoundError, UsageError
 from guestgate.suggest import did_you_mean
 
 _ID = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
@@ -25,11 +27,11 @@ _studios, _keys = schema.studios, schema.keys
 def add(
     connection: Connection, studio_id: str, *, name: str, timezone: str, tags: frozenset[str], test: bool
 ) -> None:
-    """Add a studio. Raises OperationError where one of this id exists."""
+    """Add a studio. Raises ConflictError where one of this id exists."""
     check_id(studio_id, "a studio's id")
     _check(name, timezone, tags)
     if _row(connection, studio_id) is not None:
-        raise OperationError(f"studio {studio_id} exists already; change it with guestgate studio set")
+        raise ConflictError(f"studio {studio_id} exists already; change it with guestgate studio set")
     connection.execute(
         insert(_studios).values(
             id=studio_id,
@@ -41,6 +43,7 @@ def add(
             created_at_ms=clock.now_ms(),
         )
     )
+    changes.record(connection, [Change("studio.added", studio_id, None, _visible(require(connection, studio_id)))])
     changed(connection)
 
 
@@ -61,35 +64,43 @@ def change(
     values = {column: value for column, value in values.items() if value is not None}
     if values:
         connection.execute(update(_studios).where(_studios.c.id == studio_id).values(values))
+    before, after = _visible(row), _visible(require(connection, studio_id))
+    if before != after:
+        changes.record(connection, [Change("studio.changed", studio_id, before, after)])
         changed(connection)
 
 
-def studio_list(connection: Connection) -> list[dict[str, Any]]:
-    """All studios as users see them, by id, with the number of keys in force."""
-    valid: dict[str, int] = {}
-    for key in key_list(connection):
-        if key["state"] == "valid":
-            valid[key["studio"]] = valid.get(key["studio"], 0) + 1
-    return [
-        {
-            "id": row.id,
-            "name": row.name,
-            "timezone": row.timezone,
-            "tags": sorted(tags_of(row.tags)),
-            "active": row.active,
-            "test": row.test,
-            "keys": valid.get(row.id, 0),
-        }
-        for row in connection.execute(select(_studios).order_by(_studios.c.id))
-    ]
+def _visible(row: Any) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "name": row.name,
+        "timezone": row.timezone,
+        "tags": sorted(tags_of(row.tags)),
+        "active": row.active,
+        "test": row.test,
+    }
+
+
+def studio_list(connection: Connection, *, after: str = "", limit: int | None = None) -> list[dict[str, Any]]:
+    """Studios as users see them, by id, those after a certain one, with the number of keys in force."""
+    valid = Counter(key["studio"] for key in key_list(connection) if key["state"] == "valid")
+    query = select(_studios).where(_studios.c.id > after).order_by(_studios.c.id).limit(limit)
+    return [{**_visible(row), "keys": valid[row.id]} for row in connection.execute(query)]
+
+
+def studio_dict(connection: Connection, studio_id: str) -> dict[str, Any]:
+    """One studio as users see it. Raises NotFoundError naming similar ids."""
+    row = require(connection, studio_id)
+    keys = key_list(connection, studio_id)
+    return {**_visible(row), "keys": sum(key["state"] == "valid" for key in keys)}
 
 
 def require(connection: Connection, studio_id: str) -> Any:
-    """The studio's row. Raises OperationError naming similar ids."""
+    """The studio's row. Raises NotFoundError naming similar ids."""
     row = _row(connection, studio_id)
     if row is None:
         known = connection.execute(select(_studios.c.id)).scalars()
-        raise OperationError(f"there is no studio {studio_id}{did_you_mean(studio_id, known)}")
+        raise NotFoundError(f"there is no studio {studio_id}{did_you_mean(studio_id, known)}")
     return row
 
 
@@ -123,7 +134,7 @@ def add_key(
 ) -> str:
     """Give a studio a token; returns its fingerprint. The token itself is not stored.
 
-    Given again it is renewed. Raises OperationError where another studio holds it.
+    Given again it is renewed. Raises ConflictError where another studio holds it.
     """
     require(connection, studio_id)
     if not _TOKEN.fullmatch(token):
@@ -134,7 +145,7 @@ def add_key(
     now_ms = clock.now_ms()
     for row in connection.execute(select(_keys).where(_keys.c.sha256 == sha256)):
         if row.studio_id != studio_id and _state(row, now_ms) == "valid":
-            raise OperationError(f"the key {fingerprint(sha256)} is held by studio {row.studio_id}")
+            raise ConflictError(f"the key {fingerprint(sha256)} is held by studio {row.studio_id}")
     known = connection.execute(
         select(_keys.c.kind).where(_keys.c.sha256 == sha256, _keys.c.kind == kind.value)
     ).one_or_none()
@@ -148,31 +159,31 @@ def add_key(
         connection.execute(insert(_keys).values(sha256=sha256, kind=kind.value, **values))
     else:
         connection.execute(update(_keys).where(_keys.c.sha256 == sha256, _keys.c.kind == kind.value).values(values))
+    after = {"studio": studio_id, "kind": kind.value, "expires_at": clock.iso(expires_at) if expires_at else None}
+    changes.record(connection, [Change("key.added", fingerprint(sha256), None, after)])
     changed(connection)
     return fingerprint(sha256)
 
 
 def revoke_key(connection: Connection, fingerprint_: str) -> int:
-    """End every use of a token; returns how many kinds it served. Raises OperationError where there is none."""
+    """End every use of a token; returns how many kinds it served. Raises NotFoundError where there is none."""
     if not re.fullmatch(r"[0-9a-f]{8,64}", fingerprint_):
         raise UsageError(f"{fingerprint_!r} is not a fingerprint; guestgate key list shows them")
+    in_force = _keys.c.revoked_at_ms.is_(None)
     found = connection.execute(
-        select(_keys.c.sha256).where(
-            _keys.c.sha256.startswith(fingerprint_, autoescape=True), _keys.c.revoked_at_ms.is_(None)
-        )
-    ).scalars()
-    hashes = set(found)
+        select(_keys).where(_keys.c.sha256.startswith(fingerprint_, autoescape=True), in_force)
+    ).all()
+    hashes = {row.sha256 for row in found}
     if not hashes:
-        raise OperationError(f"there is no key {fingerprint_} in force; guestgate key list shows them")
+        raise NotFoundError(f"there is no key {fingerprint_} in force; guestgate key list shows them")
     if len(hashes) > 1:
-        raise OperationError(f"{fingerprint_} fits several keys; give more digits")
-    result = connection.execute(
-        update(_keys)
-        .where(_keys.c.sha256 == hashes.pop(), _keys.c.revoked_at_ms.is_(None))
-        .values(revoked_at_ms=clock.now_ms())
-    )
+        raise ConflictError(f"{fingerprint_} fits several keys; give more digits")
+    (sha256,) = hashes
+    connection.execute(update(_keys).where(_keys.c.sha256 == sha256, in_force).values(revoked_at_ms=clock.now_ms()))
+    before = {"studio": found[0].studio_id, "kinds": sorted(row.kind for row in found)}
+    changes.record(connection, [Change("key.revoked", fingerprint(sha256), before)])
     changed(connection)
-    return result.rowcount
+    return len(found)
 
 
 def key_list(connection: Connection, studio_id: str | None = None) -> list[dict[str, Any]]:
@@ -188,8 +199,9 @@ def key_list(connection: Connection, studio_id: str | None = None) -> list[dict[
             "studio": row.studio_id,
             "kind": row.kind,
             "state": _state(row, now_ms),
-            "created_at": clock.iso(clock.from_ms(row.created_at_ms)),
-            "expires_at": clock.iso(clock.from_ms(row.expires_at_ms)) if row.expires_at_ms else None,
+            "created_at": clock.iso_of(row.created_at_ms),
+            "expires_at": clock.iso_of(row.expires_at_ms),
+            "last_used_at": clock.iso_of(row.last_used_at_ms),
         }
         for row in connection.execute(query)
     ]

@@ -1,4 +1,4 @@
-"""Visits that no check-in made: those of an earlier system, so that limits carry on."""
+"""Visits that no check-in made: those of an earlier system, so that limits carry on, and those added by hand."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
-from guestgate import clock, directory, schema
+from guestgate import changes, clock, directory, members, schema, sequence, studios
 from guestgate.bulk import BulkInsert, BulkSelect
+from guestgate.changes import Change
 from guestgate.errors import UsageError
 from guestgate.instants import parse_instant
 from guestgate.members import BadRowError, Report
-from guestgate.model import Source, VisitState
+from guestgate.model import Plan, Source, Studio, VisitState
 
 FIELDS = ("member_id", "studio_id", "at")
 # Importing the same visit twice gives the same id.
@@ -22,7 +23,7 @@ NAMESPACE = UUID("6f1b5d5e-2f0b-5c55-9a3e-3f0c2f3f7a11")
 
 _members = BulkSelect(schema.members.c.id, schema.members.c.plan_id, among=schema.members.c.id)
 _visits = BulkSelect(schema.visits.c.id, among=schema.visits.c.id)
-_insert = BulkInsert(schema.visits, leave_out="seq")
+_insert = BulkInsert(schema.visits)
 
 
 class VisitRow(NamedTuple):
@@ -70,35 +71,68 @@ class Import:
         """Take some rows."""
         if self._directory.version != directory.current_version(connection):
             self._directory = directory.load(connection)
-        studios = self._directory.studios
-        members = {member_id for member_id, _ in _members(connection, {row.member_id for row in rows})}
+        known_studios = self._directory.studios
+        known = {member_id for member_id, _ in _members(connection, {row.member_id for row in rows})}
         present = {visit_id for (visit_id,) in _visits(connection, {row.id for row in rows})}
-        fresh = []
+        fresh: list[VisitRow] = []
         for row in rows:
-            if row.member_id not in members:
+            if row.member_id not in known:
                 self.report.bad.append((row.line, f"member_id: there is no member {row.member_id!r}"))
-            elif row.studio_id not in studios:
+            elif row.studio_id not in known_studios:
                 self.report.bad.append((row.line, f"studio_id: there is no studio {row.studio_id!r}"))
             elif row.id in present:
                 self.report.unchanged += 1
             else:
                 present.add(row.id)
                 self.report.added += 1
-                studio = studios[row.studio_id]
-                fresh.append(
-                    (
-                        row.id,
-                        row.member_id,
-                        studio.id,
-                        clock.to_ms(row.at),
-                        row.at.astimezone(studio.timezone).date().isoformat(),
-                        directory.tags_text(studio.tags),
-                        studio.test,
-                        VisitState.AUTHORIZED.value,
-                        None,
-                        Source.IMPORT.value,
-                        None,
-                        None,
-                    )
-                )
-        _insert(connection, fresh)
+                fresh.append(row)
+        _add(connection, [(row, known_studios[row.studio_id], None) for row in fresh], Source.IMPORT)
+
+
+def add(connection: Connection, row: VisitRow) -> bool:
+    """Add a visit by hand, under the member's plan as it is now; False where it is there already.
+
+    Raises NotFoundError where there is no such member or studio.
+    """
+    book = directory.load(connection)
+    plan = book.plans[members.require(connection, row.member_id).plan_id]
+    studios.require(connection, row.studio_id)
+    if connection.execute(select(schema.visits.c.id).where(schema.visits.c.id == row.id)).first() is not None:
+        return False
+    _add(connection, [(row, book.studios[row.studio_id], plan)], Source.MANUAL)
+    return True
+
+
+def _add(connection: Connection, visits: Sequence[tuple[VisitRow, Studio, Plan | None]], source: Source) -> None:
+    """Write visits and who added them."""
+    if not visits:
+        return
+    trail, rows = [], []
+    for seq, (row, studio, plan) in zip(sequence.take(connection, len(visits)), visits, strict=True):
+        trail.append(
+            Change(
+                "visit.added",
+                row.id,
+                None,
+                {"member": row.member_id, "studio": studio.id, "at": clock.iso(row.at), "source": source.value},
+            )
+        )
+        rows.append(
+            (
+                seq,
+                row.id,
+                row.member_id,
+                studio.id,
+                clock.to_ms(row.at),
+                row.at.astimezone(studio.timezone).date().isoformat(),
+                directory.tags_text(studio.tags),
+                studio.test,
+                VisitState.AUTHORIZED.value,
+                None,
+                source.value,
+                plan.id if plan else None,
+                plan.version if plan else None,
+            )
+        )
+    _insert(connection, rows)
+    changes.record(connection, trail)

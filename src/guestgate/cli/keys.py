@@ -10,7 +10,7 @@ import typer
 from sqlalchemy import Connection
 
 from guestgate import studios
-from guestgate.cli.common import AsJson, ConfigFile, KeyStdin, open_database, read_key, say, show, show_list
+from guestgate.cli.common import AsJson, ConfigFile, KeyStdin, open_database, read_key, say, show, show_list, who
 from guestgate.directory import KeyKind
 from guestgate.errors import UsageError
 from guestgate.instants import parse_instant
@@ -47,7 +47,7 @@ def add(
         raise UsageError("keys come from standard input only: add --key-stdin")
     expires_at = parse_instant(expires, "--expires") if expires is not None else None
     token = read_key()
-    with open_database(config).write() as connection:
+    with open_database(config).write(who()) as connection:
         fingerprint = add_key(connection, studio, token, kind, expires_at)
     if as_json:
         show({"fingerprint": fingerprint, "studio": studio, "kind": kind.value}, as_json)
@@ -78,7 +78,7 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """End a key, for everything it served."""
-    with open_database(config).write() as connection:
+    with open_database(config).write(who()) as connection:
         studios.revoke_key(connection, fingerprint.lower())
     if as_json:
         show({"fingerprint": fingerprint, "revoked": True}, as_json)

@@ -18,6 +18,7 @@ from guestgate.cli.common import (
     say,
     show,
     show_list,
+    who,
 )
 from guestgate.errors import UsageError
 from guestgate.members import BadRowError, MemberRow, Upsert, parse_customer, parse_row
@@ -58,7 +59,7 @@ def import_(
                     upsert(connection, [row])
                     progress(source.done)
         else:
-            for _ in database.write_many(rows, upsert):
+            for _ in database.write_many(rows, upsert, who()):
                 progress(source.done)
     finish(file, upsert.report, as_json, "would be " if dry_run else "")
 
@@ -130,20 +131,16 @@ def set_(
     given = {name: value for name, value in given.items() if value is not None}
     if not given:
         raise UsageError("nothing to set; give --plan, --status, --valid-from, --valid-until or --cycle-anchor")
-    upsert = Upsert()
     try:
         row: MemberRow = parse_row(0, {"member_id": member_id, **given})
     except BadRowError as error:
         raise UsageError(str(error)) from None
-    with open_database(config).write() as connection:
-        upsert(connection, [row])
-    if upsert.report.bad:
-        raise UsageError(upsert.report.bad[0][1])
+    with open_database(config).write(who()) as connection:
+        what = members.save(connection, row)
+        member = members.member_dict(connection, member_id)
     if as_json:
-        with open_database(config).read() as connection:
-            show(members.member_dict(connection, member_id), as_json)
+        show(member, as_json)
     else:
-        what = "added" if upsert.report.added else "changed" if upsert.report.updated else "unchanged"
         say(f"member {member_id} {what}")
 
 
@@ -165,7 +162,7 @@ def list_(
 @app.command()
 def link(member_id: Id, customer: Customer, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Say that one of the platform's customers is this member."""
-    with open_database(config).write() as connection:
+    with open_database(config).write(who()) as connection:
         members.link(connection, member_id, _customer(customer))
     _linked(member_id, customer, "linked to", as_json)
 
@@ -173,7 +170,7 @@ def link(member_id: Id, customer: Customer, config: ConfigFile = None, as_json: 
 @app.command()
 def unlink(member_id: Id, customer: Customer, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """End such a link."""
-    with open_database(config).write() as connection:
+    with open_database(config).write(who()) as connection:
         members.unlink(connection, member_id, _customer(customer))
     _linked(member_id, customer, "unlinked from", as_json)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from guestgate import plans, plans_file
-from guestgate.cli.common import AsJson, ConfigFile, open_database, print_json, say, show, show_list
+from guestgate.cli.common import AsJson, ConfigFile, open_database, print_json, say, show, show_list, who
 
 app = typer.Typer(help="Plans: the rules of memberships.", no_args_is_help=True)
 
@@ -24,7 +24,7 @@ def apply(
     [dim]guestgate plan apply plans.toml[/dim]
     """
     documents = plans_file.read(file)
-    with open_database(config).write() as connection:
+    with open_database(config).write(who()) as connection:
         outcome = plans.apply(connection, documents)
     for plan_id, what in outcome.items():
         if as_json:
@@ -57,7 +57,7 @@ def remove(
     as_json: AsJson = False,
 ) -> None:
     """Take a plan that no member has out of force."""
-    with open_database(config).write() as connection:
+    with open_database(config).write(who()) as connection:
         plans.remove(connection, plan_id)
     if as_json:
         show({"id": plan_id, "removed": True}, as_json)

@@ -24,6 +24,7 @@ from guestgate.cli.common import (
     print_json,
     read_key,
     say,
+    who,
 )
 from guestgate.database import Database
 from guestgate.directory import KeyKind
@@ -121,12 +122,12 @@ def own_url(loaded: settings.Settings) -> str:
 def temporary_key(database: Database, studio: str) -> Iterator[str]:
     """A key of the studio that is revoked at the end, and expires by itself should we not get that far."""
     token = secrets.token_urlsafe(32)
-    with database.write() as connection:
+    with database.write(who()) as connection:
         fingerprint = studios.add_key(connection, studio, token, KeyKind.CHECKIN, clock.now() + KEY_LIFE)
     try:
         yield token
     finally:
-        with database.write() as connection:
+        with database.write(who()) as connection:
             studios.revoke_key(connection, fingerprint)
 
 

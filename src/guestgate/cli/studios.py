@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from guestgate import studios
-from guestgate.cli.common import AsJson, ConfigFile, KeyStdin, open_database, read_key, say, show, show_list
+from guestgate.cli.common import AsJson, ConfigFile, KeyStdin, open_database, read_key, say, show, show_list, who
 from guestgate.cli.keys import add_key
 from guestgate.directory import KeyKind
 from guestgate.errors import UsageError
@@ -40,7 +40,7 @@ def add(
     --tag classic --key-stdin[/dim]
     """
     token = read_key() if key_stdin else None
-    with open_database(config).write() as connection:
+    with open_database(config).write(who()) as connection:
         studios.add(connection, studio_id, name=name, timezone=timezone, tags=frozenset(tag or ()), test=test)
         fingerprint = add_key(connection, studio_id, token, KeyKind.CHECKIN, None) if token else None
     if as_json:
@@ -65,7 +65,7 @@ def set_(
     tags = frozenset(tag) if tag else frozenset() if no_tags else None
     if name is None and timezone is None and tags is None:
         raise UsageError("nothing to set; give --name, --timezone, --tag or --no-tags")
-    with open_database(config).write() as connection:
+    with open_database(config).write(who()) as connection:
         studios.change(connection, studio_id, name=name, timezone=timezone, tags=tags)
     _done(studio_id, "changed", as_json)
 
@@ -82,7 +82,7 @@ def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
 @app.command()
 def pause(studio_id: Id, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Deny every check-in at a studio, with the reason studio_inactive."""
-    with open_database(config).write() as connection:
+    with open_database(config).write(who()) as connection:
         studios.change(connection, studio_id, active=False)
     _done(studio_id, "paused", as_json)
 
@@ -90,7 +90,7 @@ def pause(studio_id: Id, config: ConfigFile = None, as_json: AsJson = False) -> 
 @app.command()
 def resume(studio_id: Id, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Take check-ins of a paused studio again."""
-    with open_database(config).write() as connection:
+    with open_database(config).write(who()) as connection:
         studios.change(connection, studio_id, active=True)
     _done(studio_id, "resumed", as_json)
 

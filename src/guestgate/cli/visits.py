@@ -73,9 +73,9 @@ def reverse(
     if not why.strip():
         raise UsageError("--why: say why, for the record")
     loaded = settings.load(config)
-    with open_database(config).write() as connection:
+    with open_database(config).write(who()) as connection:
         before = record.visit(connection, visit_id, payable_requires=loaded.payable_requires)
-        if not corrections.reverse(connection, visit_id, who(), why.strip()):
+        if not corrections.reverse(connection, visit_id, why.strip()):
             raise OperationError(f"visit {visit_id} is reversed already: {before['reversed_why']}")
         after = record.visit(connection, visit_id, payable_requires=loaded.payable_requires)
     if as_json:
@@ -99,6 +99,6 @@ def import_(
     importer = visits.Import()
     rows = parsed(source, visits.parse_row, importer.report)
     with source, progress_bar("importing", source.size) as progress:
-        for _ in database.write_many(rows, importer):
+        for _ in database.write_many(rows, importer, who()):
             progress(source.done)
     finish(file, importer.report, as_json)
