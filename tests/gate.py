@@ -40,7 +40,7 @@ class Gate:
         self.folder = folder
         self.options = options
         self.cert, self.key_file = make_certificate(folder)
-        self.port = free_port()
+        self.port, self.admin_port = free_port(), free_port()
         self.keys: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "server.log"
@@ -104,6 +104,8 @@ class Gate:
             "localhost",
             "--port",
             str(self.port),
+            "--admin-port",
+            str(self.admin_port),
         ]
         command += ["--config", str(self.home / "guestgate.toml"), *self.options, *options]
         if "--behind-proxy" not in command:

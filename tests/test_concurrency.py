@@ -17,6 +17,7 @@ from callers import Caller, Crowd, at_once, connected, missing, noon_zone, probl
 from gate import Gate, environment, free_port
 
 from guestgate import authorizer, clock
+from guestgate.metrics import DoorMetrics
 from guestgate.model import CheckIn, Outcome, Ruling
 
 CALLERS = 200
@@ -130,7 +131,7 @@ def test_a_full_queue_is_refused_at_once(gate: Gate, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(authorizer, "MAX_WAITING", 5)
 
     async def ask() -> list[Ruling]:
-        door = authorizer.Authorizer(gate.database.url.render_as_string(), None, lambda: None)
+        door = authorizer.Authorizer(gate.database.url.render_as_string(), None, lambda: None, DoorMetrics())
         await door.start()
         now = asyncio.get_running_loop().time()
         checkins = [

@@ -814,7 +814,9 @@ def test_a_member_is_found_by_exactly_its_id(scratch: Database, member: str) -> 
     others = [member.upper() + "x", member + " ", " " + member]
     connection = scratch.connect_writer()
     with connection.begin() as transaction:
-        insert_visits(connection, [(0, "1", *row), *((n, f"2{other}", other, *row[1:]) for n, other in enumerate(others, 1))])
+        insert_visits(
+            connection, [(0, "1", *row), *((n, f"2{other}", other, *row[1:]) for n, other in enumerate(others, 1))]
+        )
         select = BulkSelect(_v.id, _v.member_id, _v.at_ms, _v.reversed_why, among=_v.member_id)
         assert [tuple(found) for found in select(connection, [member, member])] == [("1", member, 2**63 - 1, None)]
         assert list(select(connection, ["nobody"])) == []

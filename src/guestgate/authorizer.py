@@ -16,6 +16,8 @@ import structlog
 
 from guestgate.ledger import Answer, Ticket
 from guestgate.ledger_process import LedgerProcess
+from guestgate.log import Throttle
+from guestgate.metrics import DoorMetrics
 from guestgate.model import CheckIn, Outcome, Reason, Ruling
 
 # Check-ins that may wait for the ledger; more could not be decided within any budget.
@@ -27,6 +29,7 @@ MIN_BATCH, MAX_BATCH = 8, 256
 IDLE_S = 0.25
 SERVICE_UNAVAILABLE = 503
 STOP_S = 5.0
+UNDELIVERED_LINES_PER_S = 10
 
 log = structlog.get_logger()
 
@@ -55,9 +58,13 @@ class Call:
 class Authorizer:
     """Passes check-ins to the ledger and joins its decisions with what became of the answers."""
 
-    def __init__(self, url: str, own_id: str | None, on_failure: Callable[[], None]) -> None:
+    def __init__(self, url: str, own_id: str | None, on_failure: Callable[[], None], metrics: DoorMetrics) -> None:
         """Bind to the running event loop; `on_failure` is called when the ledger can go on no longer."""
         self._loop = asyncio.get_running_loop()
+        self._metrics = metrics
+        self._metrics.queue_depth.set_function(lambda: len(self._queue) + len(self._turned_away))
+        self._sent_at = self._loop.time()
+        self._undelivered_log = Throttle(UNDELIVERED_LINES_PER_S)
         self._ledger = LedgerProcess(url, own_id, self._deliver, on_failure)
         self._calls: dict[str, Call] = {}
         self._queue: deque[Ticket] = deque()
@@ -112,14 +119,31 @@ class Authorizer:
             self._unrecorded += 1
         self._turned_away.append(Ticket(call.checkin, 0.0))
 
-    def left(self, call: Call, http_status: int | None) -> None:
+    def left(self, call: Call, ruling: Ruling, http_status: int | None) -> None:
         """The answer has been written with this status; None: the caller was gone, nothing was written."""
         call.answered = http_status, round((self._loop.time() - call.started) * 1000, 1)
+        self._metrics.answered(ruling, call.checkin, call.answered[1] / 1000)
+        log.debug(
+            "answered",
+            decision=ruling.id,
+            outcome=ruling.outcome.value,
+            reason=ruling.reason.value,
+            studio=call.checkin.studio_id,
+            http_status=http_status,
+            answer_ms=call.answered[1],
+        )
         self._join(call)
 
-    def _deliver(self, rulings: list[Ruling]) -> None:
+    @property
+    def stalled_s(self) -> float:
+        """How long the ledger has been at work on the batch it has; 0 where it has none."""
+        return self._loop.time() - self._sent_at if self._ledger.busy else 0.0
+
+    def _deliver(self, rulings: list[Ruling], commit_s: float) -> None:
         """Take what the ledger has committed, and first give it more to do."""
         self._flush()
+        if rulings:
+            self._metrics.committed(len(rulings), commit_s)
         for ruling in rulings:
             call = self._calls.pop(ruling.id)
             call.recorded = ruling
@@ -133,6 +157,16 @@ class Authorizer:
         http_status, answer_ms = call.answered
         decided = call.recorded.outcome is not Outcome.UNDECIDED
         undelivered = http_status is None or (decided and http_status == SERVICE_UNAVAILABLE)
+        if undelivered:
+            self._metrics.undelivered.inc()
+            if self._undelivered_log.lets_through():
+                log.warning(
+                    "an answer was not delivered",
+                    decision=call.recorded.id,
+                    studio=call.checkin.studio_id,
+                    http_status=http_status,
+                    answer_ms=answer_ms,
+                )
         if not self._answers:
             self._loop.call_later(IDLE_S, self._flush)
         self._answers.append(Answer(call.recorded.id, http_status, answer_ms, undelivered))
@@ -154,6 +188,7 @@ class Authorizer:
             spare = min(len(self._turned_away), MAX_BATCH)
             batch += [self._turned_away.popleft() for _ in range(spare)]
         answers, self._answers = self._answers, []
+        self._sent_at = self._loop.time()
         self._ledger.send(batch, answers)
 
 

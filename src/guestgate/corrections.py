@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -12,7 +13,7 @@ from guestgate.model import Source, VisitState
 
 UNDELIVERED = "undelivered"
 
-_d, _a, _v = schema.decisions.c, schema.answers.c, schema.visits.c
+_d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
 
 
 def reverse(connection: Connection, visit_id: str, why: str) -> bool:
@@ -73,3 +74,39 @@ def _made_by_checkin(connection: Connection, visit_id: str) -> bool:
         )
     ).first()
     return visit is not None
+
+
+def correction_list(
+    connection: Connection,
+    *,
+    after: int = 0,
+    limit: int | None = None,
+    month: str | None = None,
+    studio: str | None = None,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Corrections in their order, each with its ``seq``: of all visits, or those of a month or studio."""
+    query = (
+        select(schema.visit_changes, _v.member_id, _v.studio_id, _v.local_date)
+        .join(schema.visits, _v.id == _w.visit_id)
+        .where(_w.seq > after)
+        .order_by(_w.seq)
+        .limit(limit)
+    )
+    if month is not None:
+        query = query.where(_v.local_date.between(f"{month}-01", f"{month}-31"))
+    if studio is not None:
+        query = query.where(_v.studio_id == studio)
+    for row in connection.execute(query):
+        yield (
+            row.seq,
+            {
+                "visit": row.visit_id,
+                "member": row.member_id,
+                "studio": row.studio_id,
+                "local_date": row.local_date,
+                "state": row.state,
+                "at": clock.iso_of(row.changed_at_ms),
+                "who": row.who,
+                "why": row.why,
+            },
+        )

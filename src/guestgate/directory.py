@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from guestgate import plans_file, schema
 from guestgate.database import Database
+from guestgate.fingerprints import fingerprint
 from guestgate.model import Plan, Studio
 
 log = structlog.get_logger()
@@ -107,11 +108,6 @@ def load_plans(connection: Connection) -> dict[str, Plan]:
 def studio_of(row: Row[tuple[object, ...]]) -> Studio:
     """A studio from its row."""
     return Studio(row.id, row.name, ZoneInfo(row.timezone), tags_of(row.tags), row.active, row.test)
-
-
-def fingerprint(sha256_hex: str) -> str:
-    """What a key is called where people see it: the first 16 digits of its SHA-256."""
-    return sha256_hex[:16]
 
 
 @lru_cache(maxsize=4096)

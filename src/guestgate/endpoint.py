@@ -29,6 +29,7 @@ from guestgate.contract import (
     problem,
 )
 from guestgate.directory import DirectoryFollower, KeyKind
+from guestgate.metrics import DoorMetrics
 from guestgate.model import CheckIn, Outcome, Reason
 
 log = structlog.get_logger()
@@ -78,6 +79,7 @@ class Endpoint:
         self,
         authorizer: Authorizer,
         studios: DirectoryFollower,
+        metrics: DoorMetrics,
         *,
         checkin_path: str,
         answer_budget_ms: int,
@@ -94,6 +96,7 @@ class Endpoint:
         self._slow = Alarms(self._loop, WATCH_AFTER_S, Exchange.watch)
         # Calls that were no check-ins, by status; check-ins are on record.
         self.counts: Counter[int] = Counter()
+        self._metrics = metrics
 
     async def __call__(self, scope: Any, protocol: Any) -> None:
         """One call. Anything unforeseen is a 503 for this caller and changes nothing for others."""
@@ -106,7 +109,7 @@ class Endpoint:
         try:
             response = await self._respond(scope, exchange, started)
             if response is not None:
-                self.counts[response.status] += 1
+                self._count(response.status)
                 await exchange.conclude(response)
         except Exception:
             log.exception("a call failed")
@@ -135,7 +138,7 @@ class Endpoint:
         except BodyTooLargeError:
             return TOO_LARGE
         except BodyTimeoutError:
-            self.counts[REQUEST_TIMEOUT.status] += 1
+            self._count(REQUEST_TIMEOUT.status)
             exchange.write(REQUEST_TIMEOUT)
             return None
         except BadBodyError as error:
@@ -149,6 +152,10 @@ class Endpoint:
         await self._answer(checkin, exchange, started)
         return None
 
+    def _count(self, status: int) -> None:
+        self.counts[status] += 1
+        self._metrics.other_calls.labels(status).inc()
+
     async def _answer(self, checkin: CheckIn, exchange: Exchange, started: float) -> None:
         call = self._authorizer.call(checkin, started, exchange.deadline)
         exchange.at_deadline = call.expire
@@ -158,7 +165,7 @@ class Endpoint:
         if ruling.reason is Reason.UNKNOWN_MEMBER:
             status = self._unknown_member_status
         written = exchange.write(answer(ruling, status))
-        self._authorizer.left(call, status if written else None)
+        self._authorizer.left(call, ruling, status if written else None)
 
 
 class Exchange:

@@ -23,6 +23,7 @@ from guestgate.database import Database
 from guestgate.decide import decide
 from guestgate.errors import OperationError
 from guestgate.facts import FactBook
+from guestgate.key_use import KeyUse
 from guestgate.model import CheckIn, Decision, Member, Source, Studio, VisitState, undecided
 
 log = structlog.get_logger()
@@ -82,6 +83,9 @@ class Ledger:
         self._reversals: list[str] = []
         self._connection: Connection | None = None
         self._silent_until = 0.0
+        self._key_use = KeyUse()
+        # How long the last commit took.
+        self.commit_s = 0.0
         with database.read() as connection:
             self._directory = directory.load(connection)
 
@@ -190,8 +194,10 @@ class Ledger:
             undelivered = [answer.decision_id for answer in self._answers if answer.undelivered]
             reversals = self._reversals + undelivered
             corrections.reverse_undelivered(connection, reversals[:MAX_REVERSALS])
-            entries = self._decide(connection, [ticket.checkin for ticket in batch]) if batch else []
+            checkins = [ticket.checkin for ticket in batch]
+            entries = self._decide(connection, checkins) if batch else []
             _write(connection, entries)
+            self._key_use.note(connection, checkins)
         self._reversals = reversals[MAX_REVERSALS:]
         self._answers.clear()
         self._undecided.clear()
@@ -218,12 +224,14 @@ class Ledger:
         except BaseException:
             transaction.rollback()
             raise
+        started = clock.monotonic()
         try:
             transaction.commit()
         except DBAPIError as error:
             if _sqlite_code(error) & 0xFF == IOERR:
                 raise DiskFailedError(f"the disk did not make a commit durable: {error.orig}") from error
             raise
+        self.commit_s = clock.monotonic() - started
 
 
 def _write(connection: Connection, entries: list[Entry]) -> None:

@@ -7,10 +7,7 @@ not committed.
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import multiprocessing
-import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 
@@ -18,7 +15,9 @@ import structlog
 
 from guestgate import clock
 from guestgate.checkpoints import Checkpoints
+from guestgate.child_process import ChildProcess, leave_signals_to_the_parent
 from guestgate.database import Database
+from guestgate.errors import OperationError
 from guestgate.ledger import Answer, DiskFailedError, Ledger, Ticket
 from guestgate.log import configure as configure_log
 from guestgate.model import CheckIn, Outcome, Reason, Ruling
@@ -30,8 +29,6 @@ GC_THRESHOLD = 50_000
 NEWS_RETRY_S = 0.25
 OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 REASONS = {reason.value: reason for reason in Reason}
-# Spawned, not forked: the door's process has threads.
-_context = multiprocessing.get_context("spawn")
 
 
 class LedgerProcess:
@@ -41,75 +38,55 @@ class LedgerProcess:
         self,
         url: str,
         own_id: str | None,
-        deliver: Callable[[list[Ruling]], None],
+        deliver: Callable[[list[Ruling], float], None],
         failed: Callable[[], None],
     ) -> None:
-        """`deliver` gets a batch's rulings once they are on disk; `failed` is called if the process ends."""
-        self._pipe, theirs = _context.Pipe()
+        """`deliver` gets a batch's rulings once they are on disk, with the seconds that the commit took.
+
+        `failed` is called if the process ends.
+        """
         self._deliver = deliver
-        self._failed = failed
-        self._process = _context.Process(target=_main, args=(theirs, url, own_id), name="ledger", daemon=True)
-        self._process.start()
-        theirs.close()
-        self._loop = asyncio.get_running_loop()
+        self._child = ChildProcess(_main, (url, own_id), name="ledger", received=self._receive, lost=failed)
         self.busy = True  # until it says that it is ready
-        self.lost = False
+
+    @property
+    def lost(self) -> bool:
+        """Whether the process has ended by itself."""
+        return self._child.lost
 
     async def start(self) -> None:
-        """Return once the process is ready to decide."""
-        ready = self._loop.create_future()
-        self._loop.add_reader(self._pipe.fileno(), ready.set_result, None)
-        await ready
-        self._loop.remove_reader(self._pipe.fileno())
-        self._receive()
-        self._loop.add_reader(self._pipe.fileno(), self._receive)
+        """Return once the process is ready to decide. Raises OperationError where it ended instead."""
+        first = await self._child.start()
+        if first is None:
+            raise OperationError("the ledger did not start, see the lines above")
+        self._receive(first)
 
     def send(self, batch: list[Ticket], answers: list[Answer]) -> None:
         """Have a batch decided and recorded. Only while not `busy`."""
         self.busy = True
-        try:
-            # Plain tuples of plain values: a third of the time that pickling the named ones takes.
-            tickets = [
-                (checkin.id, clock.to_ms(checkin.received_at), *checkin[2:], deadline) for checkin, deadline in batch
-            ]
-            self._pipe.send((tickets, [tuple(answer) for answer in answers]))
-        except OSError:
-            self._lost()
+        # Plain tuples of plain values: a third of the time that pickling the named ones takes.
+        tickets = [
+            (checkin.id, clock.to_ms(checkin.received_at), *checkin[2:], deadline) for checkin, deadline in batch
+        ]
+        self._child.send((tickets, [tuple(answer) for answer in answers]))
 
-    def _receive(self) -> None:
-        try:
-            rulings = [
-                Ruling(checkin_id, OUTCOMES[outcome], REASONS[reason])
-                for checkin_id, outcome, reason in self._pipe.recv()
-            ]
-        except (EOFError, OSError):
-            self._lost()
-            return
+    def _receive(self, message: tuple[list[tuple[str, str, str]], float]) -> None:
+        decisions, commit_s = message
         self.busy = False
-        self._deliver(rulings)
-
-    def _lost(self) -> None:
-        if not self.lost:
-            self.lost = True
-            self._loop.remove_reader(self._pipe.fileno())
-            self._failed()
+        self._deliver(
+            [Ruling(checkin_id, OUTCOMES[outcome], REASONS[reason]) for checkin_id, outcome, reason in decisions],
+            commit_s,
+        )
 
     async def stop(self, patience_s: float) -> None:
-        """Let the process finish and end; kill it where it does not."""
-        self._loop.remove_reader(self._pipe.fileno())
-        self._pipe.close()
-        await asyncio.to_thread(self._process.join, patience_s)
-        if self._process.is_alive():
-            log.error("the ledger did not end by itself")
-            self._process.kill()
-            await asyncio.to_thread(self._process.join)
+        """Let the process write what is left and end."""
+        await self._child.stop(patience_s)
 
 
 def _main(pipe: Pipe, url: str, own_id: str | None) -> None:
     """The ledger's end: ends when the door closes the pipe, or with the door."""
     configure_log()
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)
+    leave_signals_to_the_parent()
     database = Database(url, patience_ms=0, checkpoints=False)
     ledger = Ledger(database, own_id)
     checkpoints = Checkpoints(database)
@@ -117,7 +94,7 @@ def _main(pipe: Pipe, url: str, own_id: str | None) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    pipe.send([])
+    pipe.send(([], 0.0))
     try:
         while True:
             while ledger.has_news and not pipe.poll(NEWS_RETRY_S):
@@ -131,7 +108,8 @@ def _main(pipe: Pipe, url: str, own_id: str | None) -> None:
                 ],
                 [Answer(*answer) for answer in answers],
             )
-            pipe.send([(decision.id, decision.outcome.value, decision.reason.value) for decision in decisions])
+            rulings = [(decision.id, decision.outcome.value, decision.reason.value) for decision in decisions]
+            pipe.send((rulings, ledger.commit_s))
     except DiskFailedError as error:
         log.critical("stopping", error=str(error))
     except (EOFError, OSError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -18,6 +18,7 @@ from guestgate.directory import load_plans
 from guestgate.errors import ConflictError, NotFoundError, UsageError
 from guestgate.instants import LAST_YEAR
 from guestgate.model import Plan, Status
+from guestgate.rows import BadRowError, BadRows, Report
 from guestgate.studios import check_id
 
 PROFILE_FIELDS = (
@@ -50,10 +51,6 @@ _stored = BulkSelect(
 _linked = BulkSelect(_c.customer_id, _c.member_id, among=_c.customer_id)
 
 
-class BadRowError(ValueError):
-    """A member cannot be taken as given; the message names the field and the cause."""
-
-
 @dataclass(frozen=True)
 class MemberRow:
     """What a file or command says of one member. Fields that are left out of `values` stay as they are.
@@ -66,16 +63,6 @@ class MemberRow:
     member_id: str
     values: dict[str, str | None]
     customers: tuple[int, ...] = ()
-
-
-@dataclass
-class Report:
-    """What became of the rows."""
-
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    bad: list[tuple[int, str]] = field(default_factory=list)
 
 
 def parse_row(line: int, given: dict[str, Any]) -> MemberRow:
@@ -183,15 +170,21 @@ class Upsert:
     Each change is in the audit trail.
     """
 
-    def __init__(self, *, dry_run: bool = False) -> None:
-        """With `dry_run` nothing is written, and what would have been is kept in memory for later rows."""
-        self.report = Report()
+    def __init__(self, *, dry_run: bool = False, bad: BadRows | None = None) -> None:
+        """With `dry_run` nothing is written, and what would have been is kept in memory for later rows.
+
+        `bad` takes the bad rows; else they are in the report.
+        """
+        self.report = Report() if bad is None else Report(bad=bad)
+        # Where the last row that was taken stands in its file.
+        self.last_line = 0
         self._dry_run = dry_run
         self._would_be_stored: dict[str, list[Any]] = {}
         self._would_be_linked: dict[int, str] = {}
 
     def __call__(self, connection: Connection, rows: Sequence[MemberRow]) -> None:
         """Take some rows, in their order."""
+        self.last_line = rows[-1].line if rows else self.last_line
         known = load_plans(connection)
         stored = {member_id: rest for member_id, *rest in _stored(connection, [row.member_id for row in rows])}
         linked = dict(_linked(connection, {customer for row in rows for customer in row.customers}))
@@ -312,7 +305,7 @@ def save(connection: Connection, row: MemberRow, *, exactly: bool = False) -> st
     upsert(connection, [replace(row, customers=())])
     report = upsert.report
     if report.bad:
-        raise UsageError(report.bad[0][1])
+        raise UsageError(next(why for _, why in report.bad))
     before = set(customers_of(connection, row.member_id))
     for customer in row.customers:
         link(connection, row.member_id, customer)
@@ -330,6 +323,11 @@ def require(connection: Connection, member_id: str) -> Any:
     if row is None:
         raise NotFoundError(f"there is no member {member_id}")
     return row
+
+
+def exists(connection: Connection, member_id: str) -> bool:
+    """Whether there is such a member."""
+    return connection.execute(select(_m.id).where(_m.id == member_id)).first() is not None
 
 
 def customers_of(connection: Connection, member_id: str) -> list[int]:

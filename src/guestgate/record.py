@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -17,6 +17,9 @@ from guestgate.model import Payable, Source, VisitState
 
 _d, _a, _v = schema.decisions.c, schema.answers.c, schema.visits.c
 PAGE = 500
+# An answer is recorded with the next batch, or a quarter of a second later. If it takes longer than this,
+# the ledger cannot write or the server was stopped, and nobody knows how the answer left.
+ANSWER_PATIENCE = timedelta(seconds=2)
 
 
 class Order(StrEnum):
@@ -31,7 +34,8 @@ class Order(StrEnum):
 class Filter:
     """Which part of the record. ``after`` is a ``seq``: only what was written later.
 
-    ``subject`` is the id of what was changed, for `guestgate.changes`.
+    ``subject`` is the id of what was changed, for `guestgate.changes`; ``month`` (``2026-11``) goes by the
+    local dates of visits; without ``tests`` visits at test studios are left out.
     """
 
     member: str | None = None
@@ -41,6 +45,8 @@ class Filter:
     limit: int | None = None
     order: Order = Order.LATEST
     subject: str | None = None
+    month: str | None = None
+    tests: bool = True
 
 
 with_answers = select(schema.decisions, _a.http_status, _a.answer_ms, _a.undelivered).join(
@@ -94,6 +100,12 @@ def decision_dict(row: Any) -> dict[str, Any]:
     }
 
 
+def awaits_answer(decision: dict[str, Any], now: datetime) -> bool:
+    """Whether it will soon be known how this decision's answer left; see `ANSWER_PATIENCE`."""
+    age = now - datetime.fromisoformat(decision["received_at"])
+    return decision["answer_ms"] is None and timedelta(0) <= age < ANSWER_PATIENCE
+
+
 def visits(connection: Connection, chosen: Filter, *, payable_requires: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Visits in the order they were recorded, each with its ``seq``; of a limit, the latest."""
     query = select(schema.visits)
@@ -103,6 +115,10 @@ def visits(connection: Connection, chosen: Filter, *, payable_requires: str) -> 
         query = query.where(_v.studio_id == chosen.studio)
     if chosen.since is not None:
         query = query.where(_v.at_ms >= clock.to_ms(chosen.since))
+    if chosen.month is not None:
+        query = query.where(_v.local_date.between(f"{chosen.month}-01", f"{chosen.month}-31"))
+    if not chosen.tests:
+        query = query.where(_v.test.is_(False))
     payable = PayableRule(connection, payable_requires)
     for row in pages(connection, query, _v.seq, chosen):
         yield row.seq, visit_dict(row, payable(row))

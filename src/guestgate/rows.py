@@ -5,15 +5,82 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, Protocol, Self, TypeVar
 
 from guestgate.errors import UsageError
 from guestgate.suggest import did_you_mean
 
+Item = TypeVar("Item")
+
 MAX_LINE_CHARS = 64 * 1024
+MAX_LINES_IN_MEMORY_BYTES = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
+
+
+class BadRowError(ValueError):
+    """A row cannot be taken as given; the message names the field and the cause."""
+
+
+class BadRows(Protocol):
+    """Takes bad rows, each with its line and what is wrong with it. A list does."""
+
+    def append(self, bad: tuple[int, str], /) -> None:
+        """One more."""
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        """All of them."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+
+class SpooledRows:
+    """Bad rows in a temporary file: however many there are, memory stays flat and none goes unreported."""
+
+    def __init__(self) -> None:
+        """Empty; small ones stay in memory."""
+        self._file = SpooledTemporaryFile(max_size=MAX_LINES_IN_MEMORY_BYTES, mode="w+", encoding="utf-8")  # noqa: SIM115
+        self._count = 0
+
+    def append(self, bad: tuple[int, str], /) -> None:
+        """One more."""
+        self._file.write(json.dumps(bad) + "\n")
+        self._count += 1
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        """All of them; afterwards none can be added."""
+        self._file.seek(0)
+        for text in self._file:
+            line, why = json.loads(text)
+            yield line, why
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self._count
+
+
+def _in_memory() -> BadRows:
+    rows: list[tuple[int, str]] = []
+    return rows
+
+
+@dataclass
+class Report:
+    """What became of the rows."""
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    bad: BadRows = field(default_factory=_in_memory)
+
+    @property
+    def taken(self) -> int:
+        """How many rows are stored."""
+        return self.added + self.updated + self.unchanged
 
 
 class Row:
@@ -33,15 +100,15 @@ class RowFile:
         """Opens the file. Raises UsageError where that fails or where the header is wrong."""
         self._name = "standard input" if name == "-" else name
         self._fields, self._required = fields, required
+        self.done = 0
         try:
             self._stream: BinaryIO = sys.stdin.buffer if name == "-" else Path(name).open("rb")  # noqa: SIM115
             self.size = 0 if name == "-" else Path(name).stat().st_size
-            self.done = 0
             self._head = next(self._lines(), b"").removeprefix(BOM)
         except OSError as error:
             raise UsageError(f"{self._name}: {error.strerror}") from None
         if self._head.lstrip().startswith(b"{"):
-            self._rows = self._ndjson()
+            self._rows = ndjson(_chain(self._head, self._lines()))
         else:
             self._rows = self._csv(self._header())
 
@@ -60,12 +127,9 @@ class RowFile:
             yield from self._rows
 
     def _lines(self) -> Iterator[bytes]:
-        """The lines after the first; one that is too long comes as its beginning only."""
-        while line := self._stream.readline(MAX_LINE_CHARS + 1):
-            self.done += len(line)
-            if len(line) > MAX_LINE_CHARS and not line.endswith(b"\n"):
-                while (rest := self._stream.readline(MAX_LINE_CHARS)) and not rest.endswith(b"\n"):
-                    self.done += len(rest)
+        """The lines after those that were read; `done` bytes of the file are behind us."""
+        for line, length in lines_of(self._stream):
+            self.done += length
             yield line
 
     def _header(self) -> list[str]:
@@ -123,26 +187,50 @@ class RowFile:
             return Row(line, None, "is not UTF-8 text")
         return Row(line, dict(zip(names, cells, strict=True)))
 
-    def _ndjson(self) -> Iterator[Row]:
-        lines = _chain(self._head, self._lines())
-        for number, line in enumerate(lines, start=1):
-            if len(line) > MAX_LINE_CHARS:
-                yield Row(number, None, f"the line is longer than {MAX_LINE_CHARS} bytes")
-                continue
-            if not line.strip():
-                continue
-            try:
-                content = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError:
-                yield Row(number, None, "is not UTF-8 text")
-                continue
-            except (ValueError, RecursionError):
-                yield Row(number, None, "is not JSON")
-                continue
-            if isinstance(content, dict):
-                yield Row(number, content)
-            else:
-                yield Row(number, None, "is not a JSON object")
+
+def lines_of(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Each line, and how long it was; one that is too long comes as its beginning only."""
+    while line := stream.readline(MAX_LINE_CHARS + 1):
+        length = len(line)
+        if length > MAX_LINE_CHARS and not line.endswith(b"\n"):
+            while rest := stream.readline(MAX_LINE_CHARS):
+                length += len(rest)
+                if rest.endswith(b"\n"):
+                    break
+        yield line, length
+
+
+def ndjson(lines: Iterable[bytes]) -> Iterator[Row]:
+    """A row for each line that is not blank."""
+    for number, line in enumerate(lines, start=1):
+        if len(line) > MAX_LINE_CHARS:
+            yield Row(number, None, f"the line is longer than {MAX_LINE_CHARS} bytes")
+            continue
+        if not line.strip():
+            continue
+        try:
+            content = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            yield Row(number, None, "is not UTF-8 text")
+            continue
+        except (ValueError, RecursionError):
+            yield Row(number, None, "is not JSON")
+            continue
+        if isinstance(content, dict):
+            yield Row(number, content)
+        else:
+            yield Row(number, None, "is not a JSON object")
+
+
+def parsed(rows: Iterable[Row], parse: Callable[[int, dict[str, Any]], Item], bad: BadRows) -> Iterator[Item]:
+    """The rows that can be read; the others go to `bad`."""
+    for row in rows:
+        try:
+            if row.fields is None:
+                raise BadRowError(row.problem)
+            yield parse(row.line, row.fields)
+        except BadRowError as error:
+            bad.append((row.line, str(error)))
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

@@ -43,10 +43,12 @@ class Settings(BaseSettings):
     )
     host: str = Field("0.0.0.0", description="address of the public listener, or unix:/PATH behind a proxy")  # noqa: S104
     port: int = Field(8443, ge=1, le=65535, description="port of the public listener")
-    admin_port: int = Field(8444, ge=1, le=65535, description="port of the admin listener")
+    admin_host: str = Field("127.0.0.1", description="address of the admin listener; with TLS unless on loopback")
+    admin_port: int = Field(8444, ge=0, le=65535, description="port of the admin listener; 0: none")
     tls_cert: Path | None = Field(None, description="certificate chain, PEM")
     tls_key: Path | None = Field(None, description="its private key, PEM")
     behind_proxy: bool = Field(False, description="plain HTTP for a proxy on this machine")
+    log_level: Literal["debug", "info", "warning"] = Field("info", description="debug tells every answer")
     workers: int = Field(1, ge=1, description="door processes (PostgreSQL only)")
 
     @field_validator("unknown_member_status", mode="before")

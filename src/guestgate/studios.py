@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from datetime import datetime
@@ -13,8 +12,9 @@ from sqlalchemy import Connection, insert, select, update
 
 from guestgate import changes, clock, schema
 from guestgate.changes import Change
-from guestgate.directory import KeyKind, changed, fingerprint, tags_of, tags_text
+from guestgate.directory import KeyKind, changed, tags_of, tags_text
 from guestgate.errors import ConflictError, NotFoundError, UsageError
+from guestgate.fingerprints import fingerprint, in_force, sha256_of, state
 from guestgate.suggest import did_you_mean
 
 _ID = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
@@ -141,10 +141,10 @@ def add_key(
         raise UsageError("the key should be 1 to 512 printable ASCII characters without spaces")
     if expires_at is not None and expires_at <= clock.now():
         raise UsageError("--expires: lies in the past")
-    sha256 = hashlib.sha256(token.encode()).hexdigest()
+    sha256 = sha256_of(token)
     now_ms = clock.now_ms()
     for row in connection.execute(select(_keys).where(_keys.c.sha256 == sha256)):
-        if row.studio_id != studio_id and _state(row, now_ms) == "valid":
+        if row.studio_id != studio_id and state(row, now_ms) == "valid":
             raise ConflictError(f"the key {fingerprint(sha256)} is held by studio {row.studio_id}")
     known = connection.execute(
         select(_keys.c.kind).where(_keys.c.sha256 == sha256, _keys.c.kind == kind.value)
@@ -167,23 +167,17 @@ def add_key(
 
 def revoke_key(connection: Connection, fingerprint_: str) -> int:
     """End every use of a token; returns how many kinds it served. Raises NotFoundError where there is none."""
-    if not re.fullmatch(r"[0-9a-f]{8,64}", fingerprint_):
-        raise UsageError(f"{fingerprint_!r} is not a fingerprint; guestgate key list shows them")
-    in_force = _keys.c.revoked_at_ms.is_(None)
-    found = connection.execute(
-        select(_keys).where(_keys.c.sha256.startswith(fingerprint_, autoescape=True), in_force)
-    ).all()
-    hashes = {row.sha256 for row in found}
-    if not hashes:
-        raise NotFoundError(f"there is no key {fingerprint_} in force; guestgate key list shows them")
-    if len(hashes) > 1:
-        raise ConflictError(f"{fingerprint_} fits several keys; give more digits")
-    (sha256,) = hashes
-    connection.execute(update(_keys).where(_keys.c.sha256 == sha256, in_force).values(revoked_at_ms=clock.now_ms()))
-    before = {"studio": found[0].studio_id, "kinds": sorted(row.kind for row in found)}
+    rows = in_force(connection, _keys, fingerprint_, "key")
+    sha256 = rows[0].sha256
+    connection.execute(
+        update(_keys)
+        .where(_keys.c.sha256 == sha256, _keys.c.revoked_at_ms.is_(None))
+        .values(revoked_at_ms=clock.now_ms())
+    )
+    before = {"studio": rows[0].studio_id, "kinds": sorted(row.kind for row in rows)}
     changes.record(connection, [Change("key.revoked", fingerprint(sha256), before)])
     changed(connection)
-    return len(found)
+    return len(rows)
 
 
 def key_list(connection: Connection, studio_id: str | None = None) -> list[dict[str, Any]]:
@@ -198,21 +192,13 @@ def key_list(connection: Connection, studio_id: str | None = None) -> list[dict[
             "fingerprint": fingerprint(row.sha256),
             "studio": row.studio_id,
             "kind": row.kind,
-            "state": _state(row, now_ms),
+            "state": state(row, now_ms),
             "created_at": clock.iso_of(row.created_at_ms),
             "expires_at": clock.iso_of(row.expires_at_ms),
             "last_used_at": clock.iso_of(row.last_used_at_ms),
         }
         for row in connection.execute(query)
     ]
-
-
-def _state(row: Any, now_ms: int) -> str:
-    if row.revoked_at_ms is not None:
-        return "revoked"
-    if row.expires_at_ms is not None and row.expires_at_ms <= now_ms:
-        return "expired"
-    return "valid"
 
 
 def is_weak(token: str) -> bool:

@@ -14,8 +14,8 @@ from guestgate.bulk import BulkInsert, BulkSelect
 from guestgate.changes import Change
 from guestgate.errors import UsageError
 from guestgate.instants import parse_instant
-from guestgate.members import BadRowError, Report
 from guestgate.model import Plan, Source, Studio, VisitState
+from guestgate.rows import BadRowError, Report
 
 FIELDS = ("member_id", "studio_id", "at")
 # Importing the same visit twice gives the same id.

@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from guestgate import __version__
-from guestgate.cli import db, keys, members, plans, rules, sandbox, serving, studios, visits
+from guestgate.cli import (
+    changes,
+    db,
+    keys,
+    members,
+    plans,
+    rules,
+    sandbox,
+    serving,
+    statements,
+    studios,
+    tokens,
+    visits,
+)
 from guestgate.errors import GuestgateError
 
 # Typer brings its own click; this is its UsageError, whichever that is.
@@ -33,7 +46,10 @@ app.add_typer(plans.app, name="plan", rich_help_panel="Directory")
 app.add_typer(members.app, name="member", rich_help_panel="Directory")
 rules.register(app)
 visits.register(app)
+changes.register(app)
+statements.register(app)
 app.add_typer(sandbox.app, name="sandbox", rich_help_panel="Going live")
+app.add_typer(tokens.app, name="token", rich_help_panel="Care")
 app.add_typer(db.app, name="db", rich_help_panel="Care")
 
 

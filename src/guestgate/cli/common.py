@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +22,7 @@ from rich.text import Text
 from guestgate import settings
 from guestgate.database import Database
 from guestgate.errors import UsageError
+from guestgate.rows import BadRows
 
 ConfigFile = Annotated[
     Path | None,
@@ -126,9 +129,9 @@ def progress_bar(what: str, total: int) -> Iterator[Any]:
         yield lambda done: progress.update(task, completed=done)
 
 
-def report_bad_rows(name: str, bad: Sequence[tuple[int, str]], most: int = 100) -> None:
+def report_bad_rows(name: str, bad: BadRows, most: int = 100) -> None:
     """The rows that were not taken, on standard error."""
-    for line, why in sorted(bad)[:most]:
+    for line, why in islice(bad, most):
         print(f"{name}:{line}: {why}", file=sys.stderr)
     if len(bad) > most:
         print(f"{name}: … and {len(bad) - most} more", file=sys.stderr)
@@ -136,4 +139,8 @@ def report_bad_rows(name: str, bad: Sequence[tuple[int, str]], most: int = 100) 
 
 def who() -> str:
     """Who makes a correction: the operating system's user."""
-    return f"cli:{os.environ.get('SUDO_USER') or os.environ.get('USER') or os.getuid()}"
+    try:
+        user = os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as containers have them
+        user = str(os.getuid())
+    return f"cli:{user}"

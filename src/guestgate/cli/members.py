@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from itertools import islice
+from typing import Annotated
 
 import typer
 
@@ -20,16 +21,18 @@ from guestgate.cli.common import (
     show_list,
     who,
 )
-from guestgate.errors import UsageError
-from guestgate.members import BadRowError, MemberRow, Upsert, parse_customer, parse_row
+from guestgate.database import Database
+from guestgate.errors import OperationError, UsageError
+from guestgate.members import MemberRow, Upsert, parse_customer, parse_row
 from guestgate.model import Status
-from guestgate.rows import RowFile
+from guestgate.rows import BadRowError, Report, RowFile, SpooledRows, parsed
 
 app = typer.Typer(help="Members: who may stand at the door.", no_args_is_help=True)
 
 Id = Annotated[
     str, typer.Argument(metavar="ID", parser=str.strip, help="The member's id, the platform's aggregatorId.")
 ]
+DRY_RUN_CHUNK = 500
 Customer = Annotated[str, typer.Argument(metavar="CUSTOMER", help="The platform's customerId.")]
 
 
@@ -37,6 +40,9 @@ Customer = Annotated[str, typer.Argument(metavar="CUSTOMER", help="The platform'
 def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="CSV with a header, or NDJSON; - for standard input.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
+    from_line: Annotated[
+        int, typer.Option("--from-line", metavar="N", min=1, help="Go on with this line of the file.")
+    ] = 1,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -44,38 +50,36 @@ def import_(
 
     Columns: member_id and plan; status, valid_from, valid_until, cycle_anchor, customer_id (several with ;),
     first_name, last_name, date_of_birth, email, … A column that is left out leaves what is stored; an empty
-    cell clears it.
+    cell clears it. Doors stay open meanwhile. Importing again changes nothing, and after Ctrl-C --from-line
+    goes on where it stopped.
 
     [dim]guestgate member import members.csv --dry-run[/dim]
     """
     database = open_database(config)
     source = RowFile(file, members.FIELDS, ("member_id",))
-    upsert = Upsert(dry_run=dry_run)
+    upsert = Upsert(dry_run=dry_run, bad=SpooledRows())
+    stored_to = from_line - 1
     with source, progress_bar("importing", source.size) as progress:
-        rows = parsed(source, parse_row, upsert.report)
-        if dry_run:
-            with database.read() as connection:
-                for row in rows:
-                    upsert(connection, [row])
-                    progress(source.done)
-        else:
-            for _ in database.write_many(rows, upsert, who()):
+        rows = parsed((row for row in source if row.line >= from_line), parse_row, upsert.report.bad)
+        try:
+            for _ in _dry_run(database, rows, upsert) if dry_run else database.write_many(rows, upsert, who()):
+                stored_to = upsert.last_line
                 progress(source.done)
+        except KeyboardInterrupt:
+            raise OperationError(
+                f"stopped; the rows up to line {stored_to} are stored: go on with --from-line {stored_to + 1}"
+            ) from None
     finish(file, upsert.report, as_json, "would be " if dry_run else "")
 
 
-def parsed(source: RowFile, parse: Any, report: members.Report) -> Iterator[Any]:
-    """The rows that can be read; the others go into the report."""
-    for row in source:
-        try:
-            if row.fields is None:
-                raise BadRowError(row.problem)
-            yield parse(row.line, row.fields)
-        except BadRowError as error:
-            report.bad.append((row.line, str(error)))
+def _dry_run(database: Database, rows: Iterator[MemberRow], upsert: Upsert) -> Iterator[int]:
+    with database.read() as connection:
+        while chunk := list(islice(rows, DRY_RUN_CHUNK)):
+            upsert(connection, chunk)
+            yield len(chunk)
 
 
-def finish(file: str, report: members.Report, as_json: bool, would_be: str = "") -> None:
+def finish(file: str, report: Report, as_json: bool, would_be: str = "") -> None:
     """Say what became of the rows; exit status 1 where some were bad."""
     report_bad_rows(file, report.bad)
     if as_json:
@@ -84,7 +88,7 @@ def finish(file: str, report: members.Report, as_json: bool, would_be: str = "")
                 "added": report.added,
                 "updated": report.updated,
                 "unchanged": report.unchanged,
-                "bad": [{"line": line, "error": why} for line, why in sorted(report.bad)],
+                "bad": [{"line": line, "error": why} for line, why in report.bad],
             },
             as_json,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -28,8 +28,6 @@ from guestgate.explain import explain
 from guestgate.instants import parse_instant, parse_since
 
 FOLLOW_S = 0.5
-# An answer's fate is recorded a moment after the decision; following waits for it so long.
-ANSWER_PATIENCE_MS = 2000
 SHOWN = 50
 
 Member = Annotated[str | None, typer.Option("--member", metavar="ID", help="Only this member's.")]
@@ -96,26 +94,24 @@ def decisions(
 
     def read(connection: Connection, chosen: record.Filter) -> Iterator[tuple[int, dict[str, Any]]]:
         for seq, row in record.decisions(connection, chosen):
-            if follow and row["answer_ms"] is None and _fresh(row["received_at"]):
+            if follow and record.awaits_answer(row, clock.now()):
                 return
             yield seq, row
 
     list_or_follow(
         open_database(config),
         read,
-        chosen_rows(member, studio, since, limit, as_json),
+        chosen_rows(since, limit, as_json, member=member, studio=studio),
         follow,
         as_json,
         _line,
     )
 
 
-def chosen_rows(
-    member: str | None, studio: str | None, since: str | None, limit: int | None, as_json: bool
-) -> record.Filter:
-    """The part of the record that the options ask for."""
+def chosen_rows(since: str | None, limit: int | None, as_json: bool, **more: Any) -> record.Filter:
+    """The part of the record that the options ask for; on a terminal not all of it."""
     start = parse_since(since, clock.now()) if since is not None else None
-    return record.Filter(member, studio, start, limit=limit if limit or as_json else SHOWN)
+    return record.Filter(since=start, limit=limit if limit or as_json else SHOWN, **more)
 
 
 def list_or_follow(
@@ -139,16 +135,10 @@ def list_or_follow(
                         console.print(line(row))
             if not follow:
                 break
-            limit = None if seen else chosen.limit
-            chosen = record.Filter(chosen.member, chosen.studio, chosen.since, after=seen, limit=limit)
+            chosen = replace(chosen, after=seen, limit=None if seen else chosen.limit)
             clock.sleep(FOLLOW_S)
     if not seen and not as_json:
         say("nothing recorded")
-
-
-def _fresh(received_at: str) -> bool:
-    age = clock.now() - datetime.fromisoformat(received_at)
-    return age.total_seconds() * 1000 < ANSWER_PATIENCE_MS
 
 
 def _line(row: dict[str, Any]) -> Text:

@@ -68,9 +68,12 @@ def serve(
         typer.Option("--host", metavar="ADDRESS", help="Public listener; unix:/PATH behind a proxy."),
     ] = None,
     port: Annotated[int | None, typer.Option("--port", metavar="N", help="Its port, 8443 by default.")] = None,
+    admin_host: Annotated[
+        str | None,
+        typer.Option("--admin-host", metavar="ADDRESS", help="Admin listener; with TLS unless on loopback."),
+    ] = None,
     admin_port: Annotated[
-        int | None,
-        typer.Option("--admin-port", metavar="N", help="Reserved for the admin listener, 8444 by default."),
+        int | None, typer.Option("--admin-port", metavar="N", help="Its port, 8444 by default; 0 for none.")
     ] = None,
     tls_cert: Annotated[
         Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate chain, PEM.")
@@ -94,19 +97,19 @@ def serve(
 
     [dim]guestgate serve --tls-cert fullchain.pem --tls-key privkey.pem[/dim]
     """
-    log.configure(as_json=as_json)
-    server.serve(
-        settings.load(
-            config,
-            host=host,
-            port=port,
-            admin_port=admin_port,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            behind_proxy=behind_proxy,
-            workers=workers,
-        )
+    loaded = settings.load(
+        config,
+        host=host,
+        port=port,
+        admin_host=admin_host,
+        admin_port=admin_port,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        behind_proxy=behind_proxy,
+        workers=workers,
     )
+    log.configure(as_json=as_json, level=loaded.log_level)
+    server.serve(loaded)
 
 
 def register_command(

@@ -11,10 +11,10 @@ from sqlalchemy import Connection
 
 from guestgate import corrections, record, settings, visits
 from guestgate.cli.common import AsJson, ConfigFile, Limit, open_database, printable, progress_bar, say, show, who
-from guestgate.cli.members import finish, parsed
+from guestgate.cli.members import finish
 from guestgate.cli.rules import Follow, Member, Since, Studio, chosen_rows, list_or_follow
 from guestgate.errors import OperationError, UsageError
-from guestgate.rows import RowFile
+from guestgate.rows import RowFile, parsed
 
 app = typer.Typer(help="Correct visits, or bring them along from an earlier system.", no_args_is_help=True)
 
@@ -45,7 +45,7 @@ def visits_(
     list_or_follow(
         open_database(config),
         read,
-        chosen_rows(member, studio, since, limit, as_json),
+        chosen_rows(since, limit, as_json, member=member, studio=studio),
         follow,
         as_json,
         _line,
@@ -97,7 +97,7 @@ def import_(
     database = open_database(config)
     source = RowFile(file, visits.FIELDS, visits.FIELDS)
     importer = visits.Import()
-    rows = parsed(source, visits.parse_row, importer.report)
+    rows = parsed(source, visits.parse_row, importer.report.bad)
     with source, progress_bar("importing", source.size) as progress:
         for _ in database.write_many(rows, importer, who()):
             progress(source.done)

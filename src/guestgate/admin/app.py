@@ -1,0 +1,62 @@
+"""The admin listener's application: routes, guards, errors, and the document that describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+
+from guestgate import __version__
+from guestgate.admin import feed, members, monitoring, openapi, problems, record, studios
+from guestgate.admin.access import router
+from guestgate.admin.context import Context
+from guestgate.database import Database
+from guestgate.settings import Settings
+from guestgate.tokens import Role
+
+if TYPE_CHECKING:
+    from guestgate.admin.process import DoorState
+
+API = "/api/v1"
+
+
+def create_app(database: Database, settings: Settings, ask_door: Callable[[], DoorState | None]) -> FastAPI:
+    """An ASGI application. Paths are matched as they are written: nothing is redirected."""
+    app = FastAPI(
+        title="guestgate",
+        version=__version__,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+    )
+    app.state.context = Context(database, settings, ask_door)
+    problems.install(app)
+    for part in (
+        members.streaming,
+        members.reading,
+        members.writing,
+        studios.reading,
+        studios.writing,
+        record.reading,
+        record.writing,
+        feed.reading,
+    ):
+        app.include_router(part, prefix=API)
+    app.include_router(monitoring.reading)
+    app.include_router(monitoring.anybody)
+    app.include_router(_document(app, settings), prefix=API)
+    return app
+
+
+def _document(app: FastAPI, settings: Settings) -> Any:
+    reading = router(Role.VIEWER)
+
+    @reading.get("/openapi.json", include_in_schema=False)
+    def document() -> dict[str, Any]:
+        """Both listeners in one OpenAPI document."""
+        return openapi.document(app, settings)
+
+    return reading

@@ -1,0 +1,58 @@
+"""What every route works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy import Connection
+
+from guestgate.database import Database
+from guestgate.settings import Settings
+
+if TYPE_CHECKING:
+    from guestgate.admin.process import DoorState
+
+
+@dataclass(frozen=True)
+class Context:
+    """The database, the settings, and a way to ask the door how it is (None: it does not say)."""
+
+    database: Database
+    settings: Settings
+    ask_door: Callable[[], DoorState | None]
+
+
+@dataclass(frozen=True)
+class Office:
+    """One request's access to the record, in the name of whoever holds the token."""
+
+    context: Context
+    who: str
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database."""
+        with self.context.database.read() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that changes things; the audit trail knows for whom."""
+        with self.context.database.write(self.who) as connection:
+            yield connection
+
+    @property
+    def payable_requires(self) -> str:
+        """The setting of that name."""
+        return self.context.settings.payable_requires
+
+
+def _office(request: Request) -> Office:
+    return Office(request.app.state.context, request.state.holder.who)
+
+
+In = Annotated[Office, Depends(_office)]

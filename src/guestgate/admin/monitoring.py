@@ -1,0 +1,148 @@
+"""`/metrics` for Prometheus and `/readyz` for whoever restarts things."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+from sqlalchemy import Connection, select
+
+from guestgate import __version__, clock, expiry, schema, sequence, studios
+from guestgate.admin.access import router
+from guestgate.admin.context import Context
+from guestgate.errors import GuestgateError
+from guestgate.tokens import Role
+
+reading, anybody = router(Role.VIEWER), APIRouter()
+
+# A batch takes milliseconds; a ledger that has been at one for so long is held up.
+STALLED_S = 2.0
+
+
+@reading.get("/metrics", response_class=PlainTextResponse, summary="Figures for Prometheus")
+def metrics(request: Request) -> Response:
+    """The door's, and what the database knows."""
+    registry = CollectorRegistry()
+    registry.register(_Figures(request.app.state.context))
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@anybody.get(
+    "/readyz",
+    response_model=dict[str, Any],
+    responses={503: {"description": "Something is not ready; its part says what"}},
+    summary="Can check-ins be answered?",
+)
+def readyz(request: Request) -> JSONResponse:
+    """200, or 503 with the part that is not ready."""
+    parts = _parts(request.app.state.context)
+    ready = all(state == "ok" for state in parts.values())
+    return JSONResponse({"status": "ready" if ready else "not ready", "parts": parts}, 200 if ready else 503)
+
+
+def _parts(context: Context) -> dict[str, str]:
+    """Each part with ``ok``, or what is wrong with it. Nothing secret, for it takes no token."""
+    door = context.ask_door()
+    parts = {
+        "door": "ok" if door is not None else "does not answer",
+        "ledger": "ok" if door is not None and door.stalled_s < STALLED_S else "is held up",
+        "database": "ok",
+    }
+    try:
+        with context.database.read() as connection:
+            sequence.position(connection)
+    except GuestgateError:
+        parts["database"] = "cannot be read"
+    certificate = context.settings.tls_cert
+    if certificate is not None:
+        until = _valid_until(certificate)
+        parts["certificate"] = "cannot be read" if until is None else "ok" if until > clock.now() else "has expired"
+    return parts
+
+
+def _valid_until(certificate: Path) -> datetime | None:
+    try:
+        return expiry.certificate(certificate).not_valid_after_utc
+    except (OSError, ValueError):
+        return None
+
+
+class _Figures(Collector):
+    """All figures at one moment."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def collect(self) -> Iterator[Metric]:
+        """The door's figures and the database's; those that cannot be had are left out, and `up` says so."""
+        yield InfoMetricFamily("guestgate_build", "The version.", {"version": __version__})
+        door = self._context.ask_door()
+        yield _gauge("guestgate_door_up", "Whether the door says how it is.", float(door is not None))
+        if door is not None:
+            yield _gauge(
+                "guestgate_ledger_stalled_seconds", "How long the ledger has been at its batch.", door.stalled_s
+            )
+            yield from door.metrics
+        certificate = self._context.settings.tls_cert
+        until = None if certificate is None else _valid_until(certificate)
+        if until is not None:
+            yield _gauge(
+                "guestgate_certificate_expires_timestamp_seconds", "When the certificate ends.", until.timestamp()
+            )
+        yield from self._files()
+        try:
+            with self._context.database.read() as connection:
+                figures = list(_recorded(connection))
+        except GuestgateError:
+            figures = []
+        yield _gauge("guestgate_database_up", "Whether the database can be read.", float(bool(figures)))
+        yield from figures
+
+    def _files(self) -> Iterator[Metric]:
+        database = self._context.database
+        for name, what, path in (
+            ("guestgate_database_bytes", "The database file.", database.path),
+            ("guestgate_database_log_bytes", "Its write-ahead log.", database.wal_path),
+        ):
+            if path.exists():
+                yield _gauge(name, what, path.stat().st_size)
+        free = shutil.disk_usage(database.path.parent).free
+        yield _gauge("guestgate_disk_free_bytes", "What is left on the database's disk.", free)
+
+
+def _recorded(connection: Connection) -> Iterator[Metric]:
+    _, last = sequence.position(connection)
+    yield _gauge("guestgate_recorded_rows", "The last number of the event feed.", last)
+    active = connection.execute(select(schema.studios.c.active)).scalars().all()
+    family = GaugeMetricFamily("guestgate_studios", "Studios by state.", labels=["state"])
+    family.add_metric(["active"], sum(active))
+    family.add_metric(["paused"], len(active) - sum(active))
+    yield family
+    used = GaugeMetricFamily(
+        "guestgate_key_last_used_timestamp_seconds", "When a key was last used.", labels=["studio", "key", "kind"]
+    )
+    expires = GaugeMetricFamily(
+        "guestgate_key_expires_timestamp_seconds", "When a key ends.", labels=["studio", "key", "kind"]
+    )
+    for key in studios.key_list(connection):
+        if key["state"] == "revoked":
+            continue
+        labels = [key["studio"], key["fingerprint"], key["kind"]]
+        for figure, at in ((used, key["last_used_at"]), (expires, key["expires_at"])):
+            if at is not None:
+                figure.add_metric(labels, datetime.fromisoformat(at).timestamp())
+    yield used
+    yield expires
+
+
+def _gauge(name: str, what: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, what, value)

@@ -1,0 +1,182 @@
+"""The admin listener in a process of its own, so that imports and reports cannot slow the door down.
+
+It asks the door for its figures through a pipe, ends with the door, and is started again where it ends by
+itself: doors stay open meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+
+import structlog
+import uvloop
+from granian.constants import Interfaces
+from prometheus_client import Metric
+
+from guestgate.admin.app import create_app
+from guestgate.child_process import ChildProcess, leave_signals_to_the_parent
+from guestgate.database import Database
+from guestgate.errors import GuestgateError, OperationError, UsageError
+from guestgate.listener import LOOPBACK, Address, Listener
+from guestgate.log import configure as configure_log
+from guestgate.settings import Settings
+
+log = structlog.get_logger()
+
+MAX_CONNECTIONS = 256
+RESTART_S = 1.0
+STOP_S = 3.0
+# The door answers within its event loop's next turn; if it takes this long, something is wrong with it.
+DOOR_PATIENCE_S = 1.0
+# Where the processor is scarce, the door comes first.
+NICENESS = 5
+
+
+@dataclass(frozen=True)
+class DoorState:
+    """What the door says of itself: how long the ledger has been at its batch, and its figures."""
+
+    stalled_s: float
+    metrics: list[Metric]
+
+
+def admin_address(settings: Settings) -> Address | None:
+    """Where the admin listener serves; None where there is none. Raises UsageError for what would not be safe."""
+    if settings.admin_port == 0:
+        return None
+    if settings.admin_host in LOOPBACK:
+        return Address(settings.admin_host, settings.admin_port, "--admin-host")
+    if settings.tls_cert is None or settings.tls_key is None:
+        raise UsageError(
+            f"admin_host: the admin listener speaks plain HTTP on loopback only; to serve on {settings.admin_host} "
+            "give tls_cert and tls_key, or leave it on 127.0.0.1 behind a proxy"
+        )
+    return Address(settings.admin_host, settings.admin_port, "--admin-host", settings.tls_cert, settings.tls_key)
+
+
+class AdminProcess:
+    """The door's end. Lives in the event loop."""
+
+    def __init__(self, settings: Settings, state: Callable[[], DoorState]) -> None:
+        """`state` is asked whenever the admin listener wants to know how the door is."""
+        self._settings = settings
+        self._state = state
+        self._address = admin_address(settings)
+        self._child: ChildProcess | None = None
+        self._starting: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Return once it serves. Raises OperationError where it cannot."""
+        if self._address is None:
+            return
+        self._child = ChildProcess(
+            _main, (self._settings,), name="admin", received=self._answer, lost=self._start_again
+        )
+        problem = await self._child.start()
+        if problem is None:
+            raise OperationError("the admin listener did not start, see the lines above")
+        if problem:
+            raise OperationError(problem)
+        log.info("the admin listener serves", address=str(self._address))
+
+    def _answer(self, number: int) -> None:
+        assert self._child is not None
+        self._child.send((number, self._state()))
+
+    def _start_again(self) -> None:
+        log.error("the admin listener ended; it is started again")
+        self._starting = asyncio.create_task(self._restart())
+
+    async def _restart(self) -> None:
+        while True:
+            await asyncio.sleep(RESTART_S)
+            try:
+                await self.start()
+            except OperationError as error:
+                log.error("the admin listener could not be started and will be tried again", error=str(error))
+            else:
+                return
+
+    async def renew(self) -> None:
+        """Serve with the certificate as it is on disk now."""
+        if self._address is not None and self._address.tls_cert is not None:
+            await self.stop()
+            self._starting = asyncio.create_task(self._restart())
+
+    async def stop(self) -> None:
+        """End it."""
+        if self._starting is not None:
+            self._starting.cancel()
+        if self._child is not None:
+            await self._child.stop(STOP_S)
+
+
+class DoorLine:
+    """The admin process's end of the pipe. Any thread may ask."""
+
+    def __init__(self, pipe: Pipe, hung_up: Callable[[], object]) -> None:
+        """`hung_up` is called from another thread once the door has closed the pipe or ended."""
+        self._pipe = pipe
+        self._hung_up = hung_up
+        self._lock = threading.Lock()
+        self._replies: queue.SimpleQueue[tuple[int, DoorState]] = queue.SimpleQueue()
+        self._asked = 0
+        threading.Thread(target=self._listen, name="door", daemon=True).start()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                self._replies.put(self._pipe.recv())
+        except (EOFError, OSError):
+            self._hung_up()
+
+    def ask(self) -> DoorState | None:
+        """How the door is; None where it does not say so in time."""
+        with self._lock:
+            self._asked += 1
+            try:
+                self._pipe.send(self._asked)
+                while True:  # a reply that came too late for an earlier question is passed over
+                    number, state = self._replies.get(timeout=DOOR_PATIENCE_S)
+                    if number == self._asked:
+                        return state
+            except (queue.Empty, OSError):
+                return None
+
+
+def _main(pipe: Pipe, settings: Settings) -> None:
+    """The process: serves until the door closes the pipe or ends."""
+    configure_log(level=settings.log_level)
+    leave_signals_to_the_parent()
+    logging.getLogger("_granian").setLevel(logging.ERROR)
+    os.nice(NICENESS)
+    uvloop.run(_serve(pipe, settings))
+
+
+async def _serve(pipe: Pipe, settings: Settings) -> None:
+    address = admin_address(settings)
+    assert address is not None
+    loop, ending = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        address.check_free()
+        database = Database(settings.database)
+        line = DoorLine(pipe, lambda: loop.call_soon_threadsafe(ending.set))
+        listener = Listener(create_app(database, settings, line.ask), Interfaces.ASGINL, address, MAX_CONNECTIONS)
+        await listener.start()
+    except GuestgateError as error:
+        pipe.send(str(error))
+        return
+    pipe.send("")
+    await asyncio.wait(
+        [asyncio.ensure_future(ending.wait()), asyncio.ensure_future(listener.ended())],
+        return_when=asyncio.FIRST_COMPLETED,
+    )
+    if ending.is_set():
+        await listener.stop()

@@ -1,0 +1,44 @@
+"""When each key was last used, to the minute: what tells that an old key can be revoked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, bindparam, update
+
+from guestgate import clock, schema
+from guestgate.directory import KeyKind
+from guestgate.model import CheckIn
+
+EVERY = timedelta(minutes=1)
+
+_k = schema.keys.c
+# A fingerprint is the beginning of the hash, and "g" comes after every digit.
+_used = (
+    update(schema.keys)
+    .where(_k.sha256 >= bindparam("first"), _k.sha256 < bindparam("last"), _k.kind == KeyKind.CHECKIN.value)
+    .values(last_used_at_ms=bindparam("at_ms"))
+)
+
+
+class KeyUse:
+    """Writes the use of a key down, at most once a minute each."""
+
+    def __init__(self) -> None:
+        """Nothing has been used yet."""
+        self._written: dict[str, datetime] = {}
+
+    def note(self, connection: Connection, checkins: Iterable[CheckIn]) -> None:
+        """Part of the transaction that records these check-ins."""
+        due: dict[str, datetime] = {}
+        for checkin in checkins:
+            last = self._written.get(checkin.key_fingerprint)
+            if last is None or abs(checkin.received_at - last) >= EVERY:
+                due[checkin.key_fingerprint] = checkin.received_at
+        if due:
+            connection.execute(
+                _used, [{"first": key, "last": f"{key}g", "at_ms": clock.to_ms(at)} for key, at in due.items()]
+            )
+            # Where the transaction fails, the next minute's use is written instead.
+            self._written |= due
