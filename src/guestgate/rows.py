@@ -39,12 +39,23 @@ class BadRows(Protocol):
 
 
 class SpooledRows:
-    """Bad rows in a temporary file: however many there are, memory stays flat and none goes unreported."""
+    """Bad rows in a temporary file: however many there are, memory stays flat and none goes unreported.
+
+    Use as a context manager.
+    """
 
     def __init__(self) -> None:
         """Empty; small ones stay in memory."""
         self._file = SpooledTemporaryFile(max_size=MAX_LINES_IN_MEMORY_BYTES, mode="w+", encoding="utf-8")  # noqa: SIM115
         self._count = 0
+
+    def __enter__(self) -> Self:
+        """Ready to take rows."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Away with them."""
+        self._file.close()
 
     def append(self, bad: tuple[int, str], /) -> None:
         """One more."""

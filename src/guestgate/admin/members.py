@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 from fastapi import Header, Path, Query, Request, Response
@@ -120,21 +121,25 @@ async def member_bulk(request: Request, office: In) -> Response:
 
 
 def _bulk(office: Office, stream: BodyStream) -> Response:
-    bad = SpooledRows()
-    upsert = Upsert(bad=bad)
-    lines = (line for line, _ in lines_of(io.BufferedReader(stream)))
-    for _ in office.context.database.write_many(parsed(ndjson(lines), members.parse_row, bad), upsert, office.who):
-        pass
-    report = upsert.report
-    if stream.broken_off:
-        raise ProblemError(400, f"the body was broken off; {report.taken} members are stored, send it again")
+    with ExitStack() as cleanup:
+        bad = cleanup.enter_context(SpooledRows())
+        upsert = Upsert(bad=bad)
+        lines = (line for line, _ in lines_of(io.BufferedReader(stream)))
+        rows = parsed(ndjson(lines), members.parse_row, bad)
+        for _ in office.context.database.write_many(rows, upsert, office.who):
+            pass
+        report = upsert.report
+        if stream.broken_off:
+            raise ProblemError(400, f"the body was broken off; {report.taken} members are stored, send it again")
+        later = cleanup.pop_all()
 
     def content() -> Iterator[str]:
         counts = {"added": report.added, "updated": report.updated, "unchanged": report.unchanged}
-        yield json.dumps(counts)[:-1] + ', "bad": ['
-        for number, (line, why) in enumerate(bad):
-            yield (", " if number else "") + json.dumps({"line": line, "error": why})
-        yield "]}"
+        with later:
+            yield json.dumps(counts)[:-1] + ', "bad": ['
+            for number, (line, why) in enumerate(bad):
+                yield (", " if number else "") + json.dumps({"line": line, "error": why})
+            yield "]}"
 
     return StreamingResponse(content(), media_type="application/json")
 

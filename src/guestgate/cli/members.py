@@ -57,19 +57,20 @@ def import_(
     """
     database = open_database(config)
     source = RowFile(file, members.FIELDS, ("member_id",))
-    upsert = Upsert(dry_run=dry_run, bad=SpooledRows())
     stored_to = from_line - 1
-    with source, progress_bar("importing", source.size) as progress:
-        rows = parsed((row for row in source if row.line >= from_line), parse_row, upsert.report.bad)
+    with source, SpooledRows() as bad:
+        upsert = Upsert(dry_run=dry_run, bad=bad)
+        rows = parsed((row for row in source if row.line >= from_line), parse_row, bad)
         try:
-            for _ in _dry_run(database, rows, upsert) if dry_run else database.write_many(rows, upsert, who()):
-                stored_to = upsert.last_line
-                progress(source.done)
+            with progress_bar("importing", source.size) as progress:
+                for _ in _dry_run(database, rows, upsert) if dry_run else database.write_many(rows, upsert, who()):
+                    stored_to = upsert.last_line
+                    progress(source.done)
         except KeyboardInterrupt:
             raise OperationError(
                 f"stopped; the rows up to line {stored_to} are stored: go on with --from-line {stored_to + 1}"
             ) from None
-    finish(file, upsert.report, as_json, "would be " if dry_run else "")
+        finish(file, upsert.report, as_json, "would be " if dry_run else "")
 
 
 def _dry_run(database: Database, rows: Iterator[MemberRow], upsert: Upsert) -> Iterator[int]:
