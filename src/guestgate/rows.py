@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import heapq
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,9 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, Protocol, Self, TypeVar
 
+from guestgate import strict_json
 from guestgate.errors import UsageError
+from guestgate.strict_json import NotJsonError
 from guestgate.suggest import did_you_mean
 
 Item = TypeVar("Item")
@@ -39,15 +42,17 @@ class BadRows(Protocol):
 
 
 class SpooledRows:
-    """Bad rows in a temporary file: however many there are, memory stays flat and none goes unreported.
+    """Bad rows in temporary files: however many there are, memory stays flat and none goes unreported.
 
-    Use as a context manager.
+    What cannot be read is known before the rows ahead of it have been written, and what is wrong with those is
+    known afterwards. Each of the two comes in order of lines, so one file for what is ahead and one for what
+    came late are enough to give all back in order. Use as a context manager.
     """
 
     def __init__(self) -> None:
         """Empty; small ones stay in memory."""
-        self._file = SpooledTemporaryFile(max_size=MAX_LINES_IN_MEMORY_BYTES, mode="w+", encoding="utf-8")  # noqa: SIM115
-        self._count = 0
+        self._ahead, self._late = _spooled(), _spooled()
+        self._last = self._count = 0
 
     def __enter__(self) -> Self:
         """Ready to take rows."""
@@ -55,23 +60,34 @@ class SpooledRows:
 
     def __exit__(self, *_: object) -> None:
         """Away with them."""
-        self._file.close()
+        self._ahead.close()
+        self._late.close()
 
     def append(self, bad: tuple[int, str], /) -> None:
         """One more."""
-        self._file.write(json.dumps(bad) + "\n")
+        file = self._ahead if bad[0] >= self._last else self._late
+        file.write(json.dumps(bad) + "\n")
+        self._last = max(self._last, bad[0])
         self._count += 1
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        """All of them; afterwards none can be added."""
-        self._file.seek(0)
-        for text in self._file:
-            line, why = json.loads(text)
-            yield line, why
+        """All of them, in order of lines; afterwards none can be added."""
+        yield from heapq.merge(_read(self._ahead), _read(self._late))
 
     def __len__(self) -> int:
         """How many there are."""
         return self._count
+
+
+def _spooled() -> SpooledTemporaryFile[str]:
+    return SpooledTemporaryFile(max_size=MAX_LINES_IN_MEMORY_BYTES, mode="w+", encoding="utf-8")
+
+
+def _read(file: SpooledTemporaryFile[str]) -> Iterator[tuple[int, str]]:
+    file.seek(0)
+    for text in file:
+        line, why = json.loads(text)
+        yield line, why
 
 
 def _in_memory() -> BadRows:
@@ -214,18 +230,17 @@ def lines_of(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
 def ndjson(lines: Iterable[bytes]) -> Iterator[Row]:
     """A row for each line that is not blank."""
     for number, line in enumerate(lines, start=1):
+        if number == 1:
+            line = line.removeprefix(BOM)  # noqa: PLW2901
         if len(line) > MAX_LINE_CHARS:
             yield Row(number, None, f"the line is longer than {MAX_LINE_CHARS} bytes")
             continue
         if not line.strip():
             continue
         try:
-            content = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            yield Row(number, None, "is not UTF-8 text")
-            continue
-        except (ValueError, RecursionError):
-            yield Row(number, None, "is not JSON")
+            content = strict_json.loads(line, any_text=True)
+        except NotJsonError as error:
+            yield Row(number, None, str(error))
             continue
         if isinstance(content, dict):
             yield Row(number, content)
