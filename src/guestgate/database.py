@@ -49,7 +49,7 @@ class Database:
         self._driver = safe_sqlite()
         self._patience_ms = patience_ms
         self._checkpoints = checkpoints
-        self.engine = create_engine(self.url, module=self._driver, poolclass=NullPool)
+        self.engine = create_engine(self.url, module=self._driver, poolclass=NullPool, hide_parameters=True)
         event.listen(self.engine, "connect", self._configure)
         event.listen(self.engine, "begin", _begin)
 
