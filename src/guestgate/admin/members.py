@@ -114,9 +114,6 @@ async def member_bulk(request: Request, office: In) -> Response:
 
     Sending the same again changes nothing, so a call that was broken off is simply repeated.
     """
-    media_type = request.headers.get("content-type", "application/x-ndjson").partition(";")[0].strip().lower()
-    if media_type not in ("application/x-ndjson", "application/ndjson", "application/jsonl"):
-        raise ProblemError(415, "send Content-Type: application/x-ndjson, one JSON object a line")
     return await run_in_threadpool(_bulk, office, BodyStream(request))
 
 
