@@ -22,7 +22,7 @@ from guestgate.tokens import Holder, Role, holder
 MAX_BODY_BYTES = 1024 * 1024
 MAX_BODY_S = 30
 # A connection that is closed with unread data can lose the answer on its way.
-MAX_DRAIN_BYTES = 64 * 1024
+MAX_DRAIN_BYTES = 4 * MAX_BODY_BYTES
 MAX_DRAIN_S = 1
 
 UNAUTHORIZED = ProblemError(
@@ -64,16 +64,16 @@ class Guarded(APIRoute):
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
+            whole = request
             try:
                 request.state.holder = await self._admitted(request)
                 self._check_headers(request)
+                if self.max_body_bytes is not None:
+                    whole = _JsonRequest(request.scope, _limited(request.receive, self.max_body_bytes))
+                    await _read(whole)
             except ProblemError:
                 await _drain(request)
                 raise
-            if self.max_body_bytes is None:
-                return await handle(request)
-            whole = _JsonRequest(request.scope, _limited(request.receive, self.max_body_bytes))
-            await _read(whole)
             return await handle(whole)
 
         return guarded
