@@ -18,7 +18,7 @@ from guestgate.directory import load_plans
 from guestgate.errors import ConflictError, NotFoundError, UsageError
 from guestgate.instants import LAST_YEAR
 from guestgate.model import Plan, Status
-from guestgate.rows import BadRowError, BadRows, Report
+from guestgate.rows import BadRow, BadRowError, BadRows, Report
 from guestgate.studios import check_id
 
 PROFILE_FIELDS = (
@@ -182,9 +182,10 @@ class Upsert:
         self._would_be_stored: dict[str, list[Any]] = {}
         self._would_be_linked: dict[int, str] = {}
 
-    def __call__(self, connection: Connection, rows: Sequence[MemberRow]) -> None:
+    def __call__(self, connection: Connection, given: Sequence[MemberRow | BadRow]) -> None:
         """Take some rows, in their order."""
-        self.last_line = rows[-1].line if rows else self.last_line
+        self.last_line = given[-1].line if given else self.last_line
+        rows = [row for row in given if isinstance(row, MemberRow)]
         known = load_plans(connection)
         stored = {member_id: rest for member_id, *rest in _stored(connection, [row.member_id for row in rows])}
         linked = dict(_linked(connection, {customer for row in rows for customer in row.customers}))
@@ -194,7 +195,10 @@ class Upsert:
         touched: dict[str, list[Any]] = {}
         links: list[tuple[int, str]] = []
         trail: list[Change] = []
-        for row in rows:
+        for row in given:
+            if isinstance(row, BadRow):
+                self.report.bad.append(row)
+                continue
             before = stored.get(row.member_id)
             try:
                 after = _merged(row, before, known)
@@ -202,7 +206,7 @@ class Upsert:
                     if linked.get(customer, row.member_id) != row.member_id:
                         raise BadRowError(f"customer_id: {customer} is linked to member {linked[customer]}")
             except BadRowError as error:
-                self.report.bad.append((row.line, str(error)))
+                self.report.bad.append(BadRow(row.line, str(error)))
                 continue
             new_links = [customer for customer in dict.fromkeys(row.customers) if customer not in linked]
             linked.update(dict.fromkeys(new_links, row.member_id))
@@ -305,7 +309,7 @@ def save(connection: Connection, row: MemberRow, *, exactly: bool = False) -> st
     upsert(connection, [replace(row, customers=())])
     report = upsert.report
     if report.bad:
-        raise UsageError(next(why for _, why in report.bad))
+        raise UsageError(next(iter(report.bad)).why)
     before = set(customers_of(connection, row.member_id))
     for customer in row.customers:
         link(connection, row.member_id, customer)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import Any, BinaryIO, Protocol, Self, TypeVar
+from typing import Any, BinaryIO, NamedTuple, Protocol, Self, TypeVar
 
 from guestgate.errors import UsageError
 from guestgate.suggest import did_you_mean
@@ -25,13 +25,20 @@ class BadRowError(ValueError):
     """A row cannot be taken as given; the message names the field and the cause."""
 
 
-class BadRows(Protocol):
-    """Takes bad rows, each with its line and what is wrong with it. A list does."""
+class BadRow(NamedTuple):
+    """A row that is not taken: its line and what is wrong with it."""
 
-    def append(self, bad: tuple[int, str], /) -> None:
+    line: int
+    why: str
+
+
+class BadRows(Protocol):
+    """Takes bad rows. A list does."""
+
+    def append(self, bad: BadRow, /) -> None:
         """One more."""
 
-    def __iter__(self) -> Iterator[tuple[int, str]]:
+    def __iter__(self) -> Iterator[BadRow]:
         """All of them."""
 
     def __len__(self) -> int:
@@ -57,17 +64,16 @@ class SpooledRows:
         """Away with them."""
         self._file.close()
 
-    def append(self, bad: tuple[int, str], /) -> None:
+    def append(self, bad: BadRow, /) -> None:
         """One more."""
         self._file.write(json.dumps(bad) + "\n")
         self._count += 1
 
-    def __iter__(self) -> Iterator[tuple[int, str]]:
+    def __iter__(self) -> Iterator[BadRow]:
         """All of them; afterwards none can be added."""
         self._file.seek(0)
         for text in self._file:
-            line, why = json.loads(text)
-            yield line, why
+            yield BadRow(*json.loads(text))
 
     def __len__(self) -> int:
         """How many there are."""
@@ -75,7 +81,7 @@ class SpooledRows:
 
 
 def _in_memory() -> BadRows:
-    rows: list[tuple[int, str]] = []
+    rows: list[BadRow] = []
     return rows
 
 
@@ -233,15 +239,15 @@ def ndjson(lines: Iterable[bytes]) -> Iterator[Row]:
             yield Row(number, None, "is not a JSON object")
 
 
-def parsed(rows: Iterable[Row], parse: Callable[[int, dict[str, Any]], Item], bad: BadRows) -> Iterator[Item]:
-    """The rows that can be read; the others go to `bad`."""
+def parsed(rows: Iterable[Row], parse: Callable[[int, dict[str, Any]], Item]) -> Iterator[Item | BadRow]:
+    """What can be read of the rows, and in its place what cannot."""
     for row in rows:
         try:
             if row.fields is None:
                 raise BadRowError(row.problem)
             yield parse(row.line, row.fields)
         except BadRowError as error:
-            bad.append((row.line, str(error)))
+            yield BadRow(row.line, str(error))
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
