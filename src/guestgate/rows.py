@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from guestgate.suggest import did_you_mean
 Item = TypeVar("Item")
 
 MAX_LINE_CHARS = 64 * 1024
+NOT_UTF8 = re.compile("[\udc80-\udcff]")
 MAX_LINES_IN_MEMORY_BYTES = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
 
@@ -200,7 +202,7 @@ class RowFile:
     def _csv_row(self, line: int, names: list[str], cells: list[str]) -> Row:
         if len(cells) != len(names):
             return Row(line, None, f"has {len(cells)} cells where the header has {len(names)}")
-        if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
+        if any(NOT_UTF8.search(cell) for cell in cells):
             return Row(line, None, "is not UTF-8 text")
         return Row(line, dict(zip(names, cells, strict=True)))
 
