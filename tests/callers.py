@@ -185,9 +185,9 @@ def ledger_of(gate: Gate) -> int:
     assert gate.process is not None
     pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
     children = [pid for pid in pids if parent_and_state(pid)[0] == gate.process.pid]
-    spawned = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert len(spawned) == 1, "the server should have one ledger"
-    return spawned[0]
+    ledgers = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text("utf-8").startswith("guestgate-ledg")]
+    assert len(ledgers) == 1, "the server should have one ledger"
+    return ledgers[0]
 
 
 def noon_zone() -> str:

@@ -154,6 +154,20 @@ class Gate:
         with self.client(studio_id) as client:
             return client.post(self.url, json={"aggregatorId": member, "customerId": customer})
 
+    def token(self, role: str = "admin") -> str:
+        """A new token for the admin listener."""
+        return str(self.json("token", "create", "--role", role)[0]["token"])
+
+    @property
+    def admin_url(self) -> str:
+        """Where the admin listener serves."""
+        return f"http://127.0.0.1:{self.admin_port}"
+
+    def office(self, role: str = "admin", **options: Any) -> httpx.Client:
+        """A client of the admin API, with a token of this role."""
+        headers = {"Authorization": f"Bearer {self.token(role)}"}
+        return httpx.Client(base_url=f"{self.admin_url}/api/v1", headers=headers, timeout=60, **options)
+
     def raw(self, data: bytes, *, read: bool = True, timeout: float = 5) -> bytes:
         """Send bytes over TLS as they are; returns all that comes back until the server closes or goes quiet."""
         connection = socket.create_connection(("localhost", self.port), timeout=timeout)

@@ -109,7 +109,8 @@ def test_members_do_not_disturb_each_other(gate: Gate, callers: list[Caller]) ->
 def test_two_servers_on_one_database(gate: Gate, callers: list[Caller]) -> None:
     """Nobody should, but while an old server drains a new one may be there: limits hold across both."""
     other = copy.copy(gate)
-    other.port, other.process, other.log = free_port(), None, gate.folder / "other.log"
+    other.port, other.admin_port = free_port(), free_port()
+    other.process, other.log = None, gate.folder / "other.log"
     other.start()
     try:
         with connected(other, CALLERS) as others:
@@ -140,7 +141,7 @@ def test_a_full_queue_is_refused_at_once(gate: Gate, monkeypatch: pytest.MonkeyP
         calls = [door.call(checkin, now, now + 60) for checkin in checkins]
         rulings = await asyncio.gather(*(door.authorize(call) for call in calls))
         for call, ruling in zip(calls, rulings, strict=True):
-            door.left(call, 503 if ruling.outcome is Outcome.UNDECIDED else 200)
+            door.left(call, ruling, 503 if ruling.outcome is Outcome.UNDECIDED else 200)
         await door.stop()
         return rulings
 

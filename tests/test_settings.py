@@ -26,10 +26,12 @@ SOURCES: dict[str, tuple[Any, str, Any]] = {
     "payable_requires": ("confirmed", "authorized", "confirmed"),
     "host": ("127.0.0.1", "127.0.0.2", "127.0.0.3"),
     "port": (1001, "1002", 1003),
+    "admin_host": ("127.0.0.4", "127.0.0.5", "127.0.0.6"),
     "admin_port": (2001, "2002", 2003),
     "tls_cert": ("file.pem", "environment.pem", Path("option.pem")),
     "tls_key": ("file.key", "environment.key", Path("option.key")),
     "behind_proxy": (True, "false", True),
+    "log_level": ("debug", "warning", "debug"),
     "workers": (2, "3", 4),
 }
 WRONG: dict[str, list[Any]] = {
@@ -42,8 +44,9 @@ WRONG: dict[str, list[Any]] = {
     "stand_in_max_age_s": [0, "long"],
     "payable_requires": ["wishes"],
     "port": [0, 65536, "http"],
-    "admin_port": [0, 65536, "http"],
+    "admin_port": [-1, 65536, "http"],
     "behind_proxy": ["perhaps"],
+    "log_level": ["loud"],
     "workers": [0, "many"],
 }
 WRONG_VALUES = [(name, value) for name, values in WRONG.items() for value in values]
@@ -56,7 +59,9 @@ DOCUMENTED_DEFAULTS = {
     "stand_in_max_age_s": 3600,
     "payable_requires": "authorized",
     "port": 8443,
+    "admin_host": "127.0.0.1",
     "admin_port": 8444,
+    "log_level": "info",
 }
 
 

@@ -56,9 +56,9 @@ class Checkpoints:
     def _run(self) -> None:
         while not self._stop.wait(CHECKPOINT_S):
             try:
-                if self._wal_bytes() > MIN_WAL_BYTES:
+                if self._database.wal_bytes() > MIN_WAL_BYTES:
                     self._database.checkpoint()
-                if self._wal_bytes() > MAX_WAL_BYTES:
+                if self._database.wal_bytes() > MAX_WAL_BYTES:
                     self._empty()
             except Exception as error:  # a full disk, a lock: nothing here may end the thread
                 log.warning("a checkpoint failed and will be tried again", error=str(error))
@@ -70,9 +70,3 @@ class Checkpoints:
             self._database.checkpoint("RESTART")
         finally:
             self._pause.clear()
-
-    def _wal_bytes(self) -> int:
-        try:
-            return self._database.wal_path.stat().st_size
-        except FileNotFoundError:
-            return 0

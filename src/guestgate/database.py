@@ -19,12 +19,12 @@ from urllib.parse import quote
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, event, inspect
+from sqlalchemy import Connection, Transaction, create_engine, event, inspect
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 from sqlalchemy.pool import NullPool
 
-from guestgate import clock
+from guestgate import clock, schema
 from guestgate.errors import OperationError, UsageError
 
 Item = TypeVar("Item")
@@ -33,8 +33,11 @@ Item = TypeVar("Item")
 SAFE_SQLITE = (3, 51, 3)
 COMMAND_PATIENCE_MS = 10_000
 CACHE_KIB = 16 * 1024
-HOLD_S = 0.005
+HOLD_S = 0.002
 CHUNK, MAX_CHUNK = 50, 1000
+MAX_WAL_BYTES = 64 * 1024 * 1024
+LOCK_RETRY_S = 0.001
+LOCKED = (5, 6)  # SQLite's BUSY and LOCKED
 # Who changes things where nobody else is named.
 SYSTEM = "guestgate"
 
@@ -108,20 +111,58 @@ class Database:
         """Write items in transactions so short that the door hardly notices; yields the number done so far.
 
         After each, the lock stays free for at least as long as it was held, and the chunk's size follows
-        the time that the last one took.
+        the time that the last one took. All of it is on disk at the end, however that comes: a commit by
+        itself is not waited for.
         """
         source = iter(items)
-        size, done = CHUNK, 0
-        with self._explained(), self.connect_writer(who) as connection:
+        size, done, free_until = CHUNK, 0, 0.0
+        with (
+            self._explained(),
+            self.connect_writer(who) as connection,
+            self._not_waiting_for_the_disk(connection),
+        ):
             while chunk := list(islice(source, size)):
-                with connection.begin():
+                clock.sleep(max(0.0, free_until - clock.monotonic()))
+                with self._begin_soon(connection):
                     started = clock.monotonic()
                     write(connection, chunk)
                 held = clock.monotonic() - started
+                free_until = clock.monotonic() + 2 * held
                 size = max(1, min(MAX_CHUNK, int(len(chunk) * HOLD_S / max(held, 1e-6))))
                 done += len(chunk)
+                if self.wal_bytes() > MAX_WAL_BYTES:
+                    self.checkpoint()
                 yield done
-                clock.sleep(held)
+
+    @contextmanager
+    def _not_waiting_for_the_disk(self, connection: Connection) -> Iterator[None]:
+        """Commits go into the log without a sync of their own, which the door's next commit brings along.
+
+        They are applied in order or, after a crash of the machine, their last ones not at all. The sync at
+        the end covers them all.
+        """
+        cursor = connection.connection.cursor()
+        cursor.execute("PRAGMA busy_timeout = 0")
+        cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.execute("PRAGMA wal_autocheckpoint = 0")  # `write_many` does that while the lock is free
+        try:
+            yield
+        finally:
+            cursor.execute("PRAGMA synchronous = FULL")
+            cursor.close()
+            with self._begin_soon(connection):  # a commit that changes nothing would sync nothing
+                connection.exec_driver_sql(f"UPDATE {schema.feed.name} SET seq = seq")  # noqa: S608
+
+    def _begin_soon(self, connection: Connection) -> Transaction:
+        """A transaction as soon as the lock is free: SQLite itself would look again ever more seldom."""
+        give_up_at = clock.monotonic() + self._patience_ms / 1000
+        while True:
+            try:
+                return connection.begin()
+            except DBAPIError as error:
+                if not is_locked(error) or clock.monotonic() > give_up_at:
+                    raise
+            clock.sleep(LOCK_RETRY_S)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -142,6 +183,13 @@ class Database:
     def wal_path(self) -> Path:
         """The write-ahead log beside the database file."""
         return self.path.with_name(self.path.name + "-wal")
+
+    def wal_bytes(self) -> int:
+        """How long the log is; 0 where there is none."""
+        try:
+            return self.wal_path.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def schema_version(self) -> str | None:
         """The schema revision the database is at; None where it has none. Writes nothing."""
@@ -223,6 +271,17 @@ def safe_sqlite() -> ModuleType:
         f"Python's SQLite is {sqlite3.sqlite_version}, which can corrupt a database; guestgate needs {wanted} "
         "or newer: pip install 'pysqlite3>=0.6.1', or use a Python built with a newer SQLite"
     )
+
+
+def sqlite_code(error: Exception) -> int:
+    """SQLite's primary result code; 0 where the error is not SQLite's."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
+
+
+def is_locked(error: Exception) -> bool:
+    """Whether somebody else holds the write lock."""
+    return sqlite_code(error) in LOCKED
 
 
 def author(connection: Connection) -> str:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from guestgate import clock, corrections, directory, schema, sequence
 from guestgate.bulk import BulkInsert
-from guestgate.database import Database
+from guestgate.database import LOCK_RETRY_S, Database, is_locked, sqlite_code
 from guestgate.decide import decide
 from guestgate.errors import OperationError
 from guestgate.facts import FactBook
@@ -28,7 +28,6 @@ from guestgate.model import CheckIn, Decision, Member, Source, Studio, VisitStat
 
 log = structlog.get_logger()
 
-LOCK_RETRY_S = 0.001
 FLUSH_PATIENCE_S = 3.0
 COMPLAIN_EVERY_S = 5.0
 # Taking visits back costs about a millisecond each; after a stall there may be hundreds, and doors wait.
@@ -37,7 +36,6 @@ MAX_REVERSALS = 20
 MAX_NEWS = 20_000
 
 # SQLite's primary result codes. The driver tells no more: a failed fsync is an I/O error of COMMIT.
-LOCKED = (5, 6)  # BUSY, LOCKED
 IOERR = 10
 NOT_WRITABLE = (8, IOERR, 13, 14)  # READONLY, IOERR, FULL, CANTOPEN
 
@@ -129,14 +127,13 @@ class Ledger:
                 self.close()
                 raise
             except Exception as error:
-                code = _sqlite_code(error) & 0xFF
-                if code in LOCKED:
+                if is_locked(error):
                     if not batch:
                         return late  # what there is to write goes with the next batch
                     clock.sleep(LOCK_RETRY_S)
                     continue
                 self.close()
-                if code in NOT_WRITABLE:
+                if sqlite_code(error) in NOT_WRITABLE:
                     self._complain(error)
                     return late + [self._not_decided(ticket) for ticket in batch]
                 return late + self._isolate(batch, error)
@@ -228,7 +225,7 @@ class Ledger:
         try:
             transaction.commit()
         except DBAPIError as error:
-            if _sqlite_code(error) & 0xFF == IOERR:
+            if sqlite_code(error) == IOERR:
                 raise DiskFailedError(f"the disk did not make a commit durable: {error.orig}") from error
             raise
         self.commit_s = clock.monotonic() - started
@@ -297,9 +294,3 @@ def _visit_row(seq: int, entry: Entry) -> tuple[object, ...]:
         member.plan.id,
         member.plan.version,
     )
-
-
-def _sqlite_code(error: Exception) -> int:
-    """SQLite's extended result code; 0 where the error is not SQLite's."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return getattr(cause, "sqlite_errorcode", None) or 0

@@ -15,7 +15,7 @@ import structlog
 
 from guestgate import clock
 from guestgate.checkpoints import Checkpoints
-from guestgate.child_process import ChildProcess, leave_signals_to_the_parent
+from guestgate.child_process import ChildProcess, settle_in
 from guestgate.database import Database
 from guestgate.errors import OperationError
 from guestgate.ledger import Answer, DiskFailedError, Ledger, Ticket
@@ -86,7 +86,7 @@ class LedgerProcess:
 def _main(pipe: Pipe, url: str, own_id: str | None) -> None:
     """The ledger's end: ends when the door closes the pipe, or with the door."""
     configure_log()
-    leave_signals_to_the_parent()
+    settle_in("ledger")
     database = Database(url, patience_ms=0, checkpoints=False)
     ledger = Ledger(database, own_id)
     checkpoints = Checkpoints(database)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -14,11 +15,11 @@ from guestgate import changes, clock, plans, schema
 from guestgate.bulk import BulkInsert, BulkSelect
 from guestgate.changes import Change
 from guestgate.contract import MAX_CUSTOMER_ID
-from guestgate.directory import load_plans
+from guestgate.directory import current_version, load_plans
 from guestgate.errors import ConflictError, NotFoundError, UsageError
 from guestgate.instants import LAST_YEAR
 from guestgate.model import Plan, Status
-from guestgate.rows import BadRowError, BadRows, Report
+from guestgate.rows import BadRow, BadRowError, BadRows, Report
 from guestgate.studios import check_id
 
 PROFILE_FIELDS = (
@@ -42,6 +43,7 @@ DATE_FIELDS = ("valid_from", "valid_until", "cycle_anchor")
 CUSTOMER_FIELDS = ("customer_id", "customers")
 FIELDS = ("member_id", "plan", "status", *DATE_FIELDS, *CUSTOMER_FIELDS, *PROFILE_FIELDS)
 PHONE_PREFIX = "phone_"
+UNWANTED = re.compile(r"[\x00-\x1f\ud800-\udfff]")
 # A member has one at every gym chain; a row that links thousands would hold the lock for long.
 MAX_CUSTOMERS = 100
 GENDERS = ("MALE", "FEMALE", "UNISEX")
@@ -101,7 +103,7 @@ def _text(name: str, value: Any) -> str | None:
     if not isinstance(value, str):
         raise BadRowError(f"{name}: should be a text")
     value = value.strip()
-    if len(value) > 255 or any(ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF for c in value):
+    if len(value) > 255 or UNWANTED.search(value):
         raise BadRowError(f"{name}: should have at most 255 characters, no control characters, and be UTF-8")
     return value or None
 
@@ -183,14 +185,16 @@ class Upsert:
         self.report = Report() if bad is None else Report(bad=bad)
         # Where the last row that was taken stands in its file.
         self.last_line = 0
+        self._plans_version, self._known_plans = 0, dict[str, Plan]()
         self._dry_run = dry_run
         self._would_be_stored: dict[str, list[Any]] = {}
         self._would_be_linked: dict[int, str] = {}
 
-    def __call__(self, connection: Connection, rows: Sequence[MemberRow]) -> None:
+    def __call__(self, connection: Connection, given: Sequence[MemberRow | BadRow]) -> None:
         """Take some rows, in their order."""
-        self.last_line = rows[-1].line if rows else self.last_line
-        known = load_plans(connection)
+        self.last_line = given[-1].line if given else self.last_line
+        rows = [row for row in given if isinstance(row, MemberRow)]
+        known = self._plans(connection)
         stored = {member_id: rest for member_id, *rest in _stored(connection, [row.member_id for row in rows])}
         linked = dict(_linked(connection, {customer for row in rows for customer in row.customers}))
         stored |= {row.member_id: seen for row in rows if (seen := self._would_be_stored.get(row.member_id))}
@@ -199,7 +203,10 @@ class Upsert:
         touched: dict[str, list[Any]] = {}
         links: list[tuple[int, str]] = []
         trail: list[Change] = []
-        for row in rows:
+        for row in given:
+            if isinstance(row, BadRow):
+                self.report.bad.append(row)
+                continue
             before = stored.get(row.member_id)
             try:
                 after = _merged(row, before, known)
@@ -207,7 +214,7 @@ class Upsert:
                     if linked.get(customer, row.member_id) != row.member_id:
                         raise BadRowError(f"customer_id: {customer} is linked to member {linked[customer]}")
             except BadRowError as error:
-                self.report.bad.append((row.line, str(error)))
+                self.report.bad.append(BadRow(row.line, str(error)))
                 continue
             new_links = [customer for customer in dict.fromkeys(row.customers) if customer not in linked]
             linked.update(dict.fromkeys(new_links, row.member_id))
@@ -228,6 +235,13 @@ class Upsert:
         else:
             _store(connection, fresh, touched, links)
             changes.record(connection, trail)
+
+    def _plans(self, connection: Connection) -> dict[str, Plan]:
+        """The plans in force, read again when they have changed."""
+        version = current_version(connection)
+        if version != self._plans_version:
+            self._plans_version, self._known_plans = version, load_plans(connection)
+        return self._known_plans
 
 
 def _trail(member_id: str, before: list[Any] | None, after: list[Any], new_links: list[int]) -> list[Change]:
@@ -310,7 +324,7 @@ def save(connection: Connection, row: MemberRow, *, exactly: bool = False) -> st
     upsert(connection, [replace(row, customers=())])
     report = upsert.report
     if report.bad:
-        raise UsageError(next(why for _, why in report.bad))
+        raise UsageError(next(iter(report.bad)).why)
     before = set(customers_of(connection, row.member_id))
     for customer in row.customers:
         link(connection, row.member_id, customer)

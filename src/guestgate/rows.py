@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import heapq
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import Any, BinaryIO, Protocol, Self, TypeVar
+from typing import Any, BinaryIO, NamedTuple, Protocol, Self, TypeVar
 
 from guestgate import strict_json
 from guestgate.errors import UsageError
@@ -20,6 +20,7 @@ from guestgate.suggest import did_you_mean
 Item = TypeVar("Item")
 
 MAX_LINE_CHARS = 64 * 1024
+NOT_UTF8 = re.compile("[\udc80-\udcff]")
 MAX_LINES_IN_MEMORY_BYTES = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
 
@@ -28,13 +29,20 @@ class BadRowError(ValueError):
     """A row cannot be taken as given; the message names the field and the cause."""
 
 
-class BadRows(Protocol):
-    """Takes bad rows, each with its line and what is wrong with it. A list does."""
+class BadRow(NamedTuple):
+    """A row that is not taken: its line and what is wrong with it."""
 
-    def append(self, bad: tuple[int, str], /) -> None:
+    line: int
+    why: str
+
+
+class BadRows(Protocol):
+    """Takes bad rows. A list does."""
+
+    def append(self, bad: BadRow, /) -> None:
         """One more."""
 
-    def __iter__(self) -> Iterator[tuple[int, str]]:
+    def __iter__(self) -> Iterator[BadRow]:
         """All of them."""
 
     def __len__(self) -> int:
@@ -42,17 +50,15 @@ class BadRows(Protocol):
 
 
 class SpooledRows:
-    """Bad rows in temporary files: however many there are, memory stays flat and none goes unreported.
+    """Bad rows in a temporary file: however many there are, memory stays flat and none goes unreported.
 
-    What cannot be read is known before the rows ahead of it have been written, and what is wrong with those is
-    known afterwards. Each of the two comes in order of lines, so one file for what is ahead and one for what
-    came late are enough to give all back in order. Use as a context manager.
+    Use as a context manager.
     """
 
     def __init__(self) -> None:
         """Empty; small ones stay in memory."""
-        self._ahead, self._late = _spooled(), _spooled()
-        self._last = self._count = 0
+        self._file = SpooledTemporaryFile(max_size=MAX_LINES_IN_MEMORY_BYTES, mode="w+", encoding="utf-8")  # noqa: SIM115
+        self._count = 0
 
     def __enter__(self) -> Self:
         """Ready to take rows."""
@@ -60,38 +66,26 @@ class SpooledRows:
 
     def __exit__(self, *_: object) -> None:
         """Away with them."""
-        self._ahead.close()
-        self._late.close()
+        self._file.close()
 
-    def append(self, bad: tuple[int, str], /) -> None:
+    def append(self, bad: BadRow, /) -> None:
         """One more."""
-        file = self._ahead if bad[0] >= self._last else self._late
-        file.write(json.dumps(bad) + "\n")
-        self._last = max(self._last, bad[0])
+        self._file.write(json.dumps(bad) + "\n")
         self._count += 1
 
-    def __iter__(self) -> Iterator[tuple[int, str]]:
-        """All of them, in order of lines; afterwards none can be added."""
-        yield from heapq.merge(_read(self._ahead), _read(self._late))
+    def __iter__(self) -> Iterator[BadRow]:
+        """All of them; afterwards none can be added."""
+        self._file.seek(0)
+        for text in self._file:
+            yield BadRow(*json.loads(text))
 
     def __len__(self) -> int:
         """How many there are."""
         return self._count
 
 
-def _spooled() -> SpooledTemporaryFile[str]:
-    return SpooledTemporaryFile(max_size=MAX_LINES_IN_MEMORY_BYTES, mode="w+", encoding="utf-8")
-
-
-def _read(file: SpooledTemporaryFile[str]) -> Iterator[tuple[int, str]]:
-    file.seek(0)
-    for text in file:
-        line, why = json.loads(text)
-        yield line, why
-
-
 def _in_memory() -> BadRows:
-    rows: list[tuple[int, str]] = []
+    rows: list[BadRow] = []
     return rows
 
 
@@ -210,7 +204,7 @@ class RowFile:
     def _csv_row(self, line: int, names: list[str], cells: list[str]) -> Row:
         if len(cells) != len(names):
             return Row(line, None, f"has {len(cells)} cells where the header has {len(names)}")
-        if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
+        if any(NOT_UTF8.search(cell) for cell in cells):
             return Row(line, None, "is not UTF-8 text")
         return Row(line, dict(zip(names, cells, strict=True)))
 
@@ -248,15 +242,15 @@ def ndjson(lines: Iterable[bytes]) -> Iterator[Row]:
             yield Row(number, None, "is not a JSON object")
 
 
-def parsed(rows: Iterable[Row], parse: Callable[[int, dict[str, Any]], Item], bad: BadRows) -> Iterator[Item]:
-    """The rows that can be read; the others go to `bad`."""
+def parsed(rows: Iterable[Row], parse: Callable[[int, dict[str, Any]], Item]) -> Iterator[Item | BadRow]:
+    """What can be read of the rows, and in its place what cannot."""
     for row in rows:
         try:
             if row.fields is None:
                 raise BadRowError(row.problem)
             yield parse(row.line, row.fields)
         except BadRowError as error:
-            bad.append((row.line, str(error)))
+            yield BadRow(row.line, str(error))
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

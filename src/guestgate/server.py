@@ -131,8 +131,9 @@ class _Server:
         try:
             listener.address.check_free()
             await admin_listener.start()
+            self._warn(studios)
             await listener.start()
-            caring = [asyncio.create_task(_report_counts(endpoint)), asyncio.create_task(self._warn(studios))]
+            caring = [asyncio.create_task(_report_counts(endpoint)), asyncio.create_task(self._keep_warning(studios))]
             gc.collect()
             gc.freeze()
             gc.set_threshold(GC_THRESHOLD)
@@ -177,12 +178,15 @@ class _Server:
         log.info("the certificate was reloaded")
         return new
 
-    async def _warn(self, studios: DirectoryFollower) -> None:
-        """Say every day, and at the start, which keys and certificates end soon."""
+    def _warn(self, studios: DirectoryFollower) -> None:
+        """Say which keys and certificates end soon."""
+        for name, at in expiry.soon(studios.directory, self._settings.tls_cert, clock.now()):
+            log.warning("expires soon", what=name, at=clock.iso(at))
+
+    async def _keep_warning(self, studios: DirectoryFollower) -> None:
         while True:
-            for name, at in expiry.soon(studios.directory, self._settings.tls_cert, clock.now()):
-                log.warning("expires soon", what=name, at=clock.iso(at))
             await asyncio.sleep(WARN_EVERY_S)
+            self._warn(studios)
 
     def _fail(self) -> None:
         self._healthy = False

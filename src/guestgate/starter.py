@@ -42,8 +42,13 @@ database = "sqlite:///guestgate.db"
 # Instead of a certificate: plain HTTP for a proxy on this machine, with host = "127.0.0.1" or "unix:/run/…".
 # behind_proxy = true
 
-# The admin listener's port.
+# The admin listener, for your own systems: API, event feed, metrics. Plain HTTP on loopback, elsewhere the
+# same certificate as above. Port 0: none. Make tokens with: guestgate token create --role viewer
+# admin_host = "127.0.0.1"
 # admin_port = 8444
+
+# What is logged: "debug" (every answer, by decision id), "info" or "warning".
+# log_level = "info"
 
 # Only with several machines on one PostgreSQL, which this version does not have yet.
 # workers = 1

@@ -18,6 +18,7 @@ from guestgate.fingerprints import fingerprint, in_force, sha256_of, state
 from guestgate.suggest import did_you_mean
 
 _ID = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
+_NO_TEXT = re.compile("[\ud800-\udfff\ufffd]")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
 MIN_ENTROPY_BITS = 128
 
@@ -126,7 +127,7 @@ def check_id(value: str, what: str) -> None:
 
 def _encodable(value: str) -> bool:
     # U+FFFD stands for bytes that were no text.
-    return not any(0xD800 <= ord(character) <= 0xDFFF or character == "\ufffd" for character in value)
+    return not _NO_TEXT.search(value)
 
 
 def add_key(

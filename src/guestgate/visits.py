@@ -15,7 +15,7 @@ from guestgate.changes import Change
 from guestgate.errors import UsageError
 from guestgate.instants import parse_instant
 from guestgate.model import Plan, Source, Studio, VisitState
-from guestgate.rows import BadRowError, Report
+from guestgate.rows import BadRow, BadRowError, Report
 
 FIELDS = ("member_id", "studio_id", "at")
 # Importing the same visit twice gives the same id.
@@ -67,19 +67,22 @@ class Import:
         self.report = Report()
         self._directory = directory.Directory()
 
-    def __call__(self, connection: Connection, rows: Sequence[VisitRow]) -> None:
-        """Take some rows."""
+    def __call__(self, connection: Connection, given: Sequence[VisitRow | BadRow]) -> None:
+        """Take some rows, in their order."""
+        rows = [row for row in given if isinstance(row, VisitRow)]
         if self._directory.version != directory.current_version(connection):
             self._directory = directory.load(connection)
         known_studios = self._directory.studios
         known = {member_id for member_id, _ in _members(connection, {row.member_id for row in rows})}
         present = {visit_id for (visit_id,) in _visits(connection, {row.id for row in rows})}
         fresh: list[VisitRow] = []
-        for row in rows:
-            if row.member_id not in known:
-                self.report.bad.append((row.line, f"member_id: there is no member {row.member_id!r}"))
+        for row in given:
+            if isinstance(row, BadRow):
+                self.report.bad.append(row)
+            elif row.member_id not in known:
+                self.report.bad.append(BadRow(row.line, f"member_id: there is no member {row.member_id!r}"))
             elif row.studio_id not in known_studios:
-                self.report.bad.append((row.line, f"studio_id: there is no studio {row.studio_id!r}"))
+                self.report.bad.append(BadRow(row.line, f"studio_id: there is no studio {row.studio_id!r}"))
             elif row.id in present:
                 self.report.unchanged += 1
             else:

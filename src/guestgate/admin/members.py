@@ -122,7 +122,7 @@ def _bulk(office: Office, stream: BodyStream) -> Response:
         bad = cleanup.enter_context(SpooledRows())
         upsert = Upsert(bad=bad)
         lines = (line for line, _ in lines_of(io.BufferedReader(stream)))
-        rows = parsed(ndjson(lines), members.parse_row, bad)
+        rows = parsed(ndjson(lines), members.parse_row)
         for _ in office.context.database.write_many(rows, upsert, office.who):
             pass
         report = upsert.report

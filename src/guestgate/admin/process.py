@@ -21,7 +21,7 @@ from granian.constants import Interfaces
 from prometheus_client import Metric
 
 from guestgate.admin.app import create_app
-from guestgate.child_process import ChildProcess, leave_signals_to_the_parent
+from guestgate.child_process import ChildProcess, settle_in
 from guestgate.database import Database
 from guestgate.errors import GuestgateError, OperationError, UsageError
 from guestgate.listener import LOOPBACK, Address, Listener
@@ -154,7 +154,7 @@ class DoorLine:
 def _main(pipe: Pipe, settings: Settings) -> None:
     """The process: serves until the door closes the pipe or ends."""
     configure_log(level=settings.log_level)
-    leave_signals_to_the_parent()
+    settle_in("admin")
     logging.getLogger("_granian").setLevel(logging.ERROR)
     os.nice(NICENESS)
     uvloop.run(_serve(pipe, settings))

@@ -25,7 +25,7 @@ from guestgate.database import Database
 from guestgate.errors import OperationError, UsageError
 from guestgate.members import MemberRow, Upsert, parse_customer, parse_row
 from guestgate.model import Status
-from guestgate.rows import BadRowError, Report, RowFile, SpooledRows, parsed
+from guestgate.rows import BadRow, BadRowError, Report, RowFile, SpooledRows, parsed
 
 app = typer.Typer(help="Members: who may stand at the door.", no_args_is_help=True)
 
@@ -60,7 +60,7 @@ def import_(
     stored_to = from_line - 1
     with source, SpooledRows() as bad:
         upsert = Upsert(dry_run=dry_run, bad=bad)
-        rows = parsed((row for row in source if row.line >= from_line), parse_row, bad)
+        rows = parsed((row for row in source if row.line >= from_line), parse_row)
         try:
             with progress_bar("importing", source.size) as progress:
                 for _ in _dry_run(database, rows, upsert) if dry_run else database.write_many(rows, upsert, who()):
@@ -73,7 +73,7 @@ def import_(
         finish(file, upsert.report, as_json, "would be " if dry_run else "")
 
 
-def _dry_run(database: Database, rows: Iterator[MemberRow], upsert: Upsert) -> Iterator[int]:
+def _dry_run(database: Database, rows: Iterator[MemberRow | BadRow], upsert: Upsert) -> Iterator[int]:
     with database.read() as connection:
         while chunk := list(islice(rows, DRY_RUN_CHUNK)):
             upsert(connection, chunk)

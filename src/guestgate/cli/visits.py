@@ -97,7 +97,7 @@ def import_(
     database = open_database(config)
     source = RowFile(file, visits.FIELDS, visits.FIELDS)
     importer = visits.Import()
-    rows = parsed(source, visits.parse_row, importer.report.bad)
+    rows = parsed(source, visits.parse_row)
     with source, progress_bar("importing", source.size) as progress:
         for _ in database.write_many(rows, importer, who()):
             progress(source.done)
