@@ -1,32 +1,16 @@
-"""The aggregator's own systems for tests: tokens of every role, and clients of the admin listener."""
+"""The aggregator's own systems for tests: what they read from the admin listener, and its process."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 from gate import Gate
 
-from guestgate import tokens
-from guestgate.tokens import Role
-
 API = "/api/v1"
-
-
-def token(gate: Gate, role: Role | str, *, name: str = "", expires_at: datetime | None = None) -> str:
-    """A new token, without the price of a command."""
-    with gate.database.write("test") as connection:
-        return tokens.create(connection, Role(role), name=name, expires_at=expires_at)
-
-
-def office(gate: Gate, role: Role | str = Role.ADMIN, **options: Any) -> httpx.Client:
-    """A client of the admin API; paths begin behind ``/api/v1``."""
-    headers = {"Authorization": f"Bearer {token(gate, role, **options)}"}
-    return httpx.Client(base_url=f"http://127.0.0.1:{gate.admin_port}{API}", headers=headers, timeout=60)
 
 
 def items(client: httpx.Client, path: str, **parameters: Any) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 from gate import Gate
-from office import items, office, problem
+from office import items, problem
 
 IDS = [
     "a/b", "/", "//x/", "a b", "100%", "%2F", "Jürgen", "会員", "a+b", "a?b#c", "a&b=c", "keys", "bulk", "x/keys",
@@ -32,7 +32,7 @@ BARE = {"status": "active", "valid_from": None, "valid_until": None, "cycle_anch
 @pytest.fixture(scope="module")
 def client(served: Gate) -> Iterator[httpx.Client]:
     """An operator."""
-    with office(served, "operator", name="back-office") as operator:
+    with served.office("operator", name="back-office") as operator:
         yield operator
 
 
@@ -255,7 +255,7 @@ def test_no_update_is_lost(served: Gate, client: httpx.Client) -> None:
     refused: list[int] = []
 
     def write() -> None:
-        with office(served, "operator") as own:
+        with served.office("operator") as own:
             done = 0
             while done < rounds:
                 read = own.get("/members/counted")

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from gate import Gate, wait_for
-from office import API, office, problem, token
+from office import API, problem
 
 from guestgate import clock, tokens
 from guestgate.admin import app as admin_app
@@ -46,7 +46,7 @@ GARBAGE = b'\xff\xfe{"\x00' * 1000
 @pytest.fixture(scope="module")
 def admin(served: Gate) -> Iterator[httpx.Client]:
     """The administrator's client; its paths are whole ones."""
-    with office(served) as client:
+    with served.office() as client:
         client.base_url = f"http://127.0.0.1:{served.admin_port}"
         yield client
 
@@ -145,7 +145,7 @@ def test_without_a_valid_token_nothing_is_done(
     served: Gate, stranger: httpx.Client, guarded: list[tuple[str, str]], header: str | None
 ) -> None:
     """401 at every route, whatever is in the body, and what to send instead."""
-    sent = header and header.replace("{token}", token(served, Role.ADMIN))
+    sent = header and header.replace("{token}", served.token(Role.ADMIN))
     for route in guarded:
         answer = call(
             stranger, route, None, content=GARBAGE, headers={"Authorization": sent.encode("latin-1")} if sent else {}
@@ -158,8 +158,8 @@ def test_a_revoked_or_expired_token_is_none(
     served: Gate, stranger: httpx.Client, guarded: list[tuple[str, str]]
 ) -> None:
     """From one call to the next."""
-    revoked = token(served, Role.ADMIN)
-    expiring = token(served, Role.ADMIN, expires_at=clock.now() + timedelta(seconds=1))
+    revoked = served.token(Role.ADMIN)
+    expiring = served.token(Role.ADMIN, expires_at=clock.now() + timedelta(seconds=1))
     assert call(stranger, ("GET", f"{API}/plans"), f"Bearer {revoked}").status_code == 200
     with served.database.write("test") as connection:
         tokens.revoke(connection, fingerprint(sha256_of(revoked)))
@@ -176,7 +176,7 @@ def test_a_role_may_do_what_it_may(
     served: Gate, stranger: httpx.Client, guarded: list[tuple[str, str]], role: Role
 ) -> None:
     """403 comes before anything is looked at; whoever may do it hears about path and body instead."""
-    header = f"bearer {token(served, role)}"  # the scheme's name has no case
+    header = f"bearer {served.token(role)}"  # the scheme's name has no case
     for route in guarded:
         answer = call(stranger, route, header, content=GARBAGE)
         if role.includes(required(route)):
@@ -187,8 +187,8 @@ def test_a_role_may_do_what_it_may(
 
 def test_denied_calls_change_nothing(served: Gate, stranger: httpx.Client) -> None:
     """What would have been a change, told by somebody who may not."""
-    viewer = f"Bearer {token(served, Role.VIEWER)}"
-    with office(served) as client:
+    viewer = f"Bearer {served.token(Role.VIEWER)}"
+    with served.office() as client:
         before = client.get("/changes", params={"order": "desc", "limit": 1}).json()
         for header, status in ((viewer, 403), (None, 401)):
             for method in ("PUT", "PATCH", "DELETE"):
@@ -204,7 +204,7 @@ def test_a_huge_body_is_not_taken_in(
     served: Gate, stranger: httpx.Client, role: Role | None, status: int, chunked: bool
 ) -> None:
     """Refused after at most a megabyte; the answer arrives although most of the body is unread."""
-    header = f"Bearer {token(served, role)}" if role else None
+    header = f"Bearer {served.token(role)}" if role else None
     chunks = [b"x" * 65536] * 32
     assert sum(map(len, chunks)) > MAX_BODY_BYTES
     options = {"content": iter(chunks)} if chunked else {"content": b"".join(chunks)}
@@ -216,7 +216,7 @@ def test_a_huge_body_is_not_taken_in(
 @pytest.mark.parametrize("role", [None, Role.VIEWER])
 def test_a_body_that_never_comes_is_not_waited_for(served: Gate, role: Role | None) -> None:
     """A caller who may not is told so, and cannot keep a connection by announcing a body."""
-    header = f"Authorization: Bearer {token(served, role)}\r\n" if role else ""
+    header = f"Authorization: Bearer {served.token(role)}\r\n" if role else ""
     with socket.create_connection(("127.0.0.1", served.admin_port), timeout=20) as stream:
         stream.sendall(
             f"PUT {API}/members/free-0 HTTP/1.1\r\nHost: x\r\n{header}Content-Length: 1000\r\n\r\n{{".encode()
@@ -230,7 +230,7 @@ def test_callers_who_hang_up_leave_no_trace(served: Gate) -> None:
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", served.admin_port), timeout=20) as stream:
             stream.sendall(f"PUT {API}/members/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{{".encode())
-    with office(served) as client:
+    with served.office() as client:
         assert client.get("/plans").status_code == 200
     assert b"failed" not in served.log.read_bytes()[logged:]
 
@@ -240,7 +240,7 @@ def test_the_two_listeners_share_no_route(
 ) -> None:
     """Neither port answers what belongs to the other, with every credential that there is."""
     credentials = {
-        "Authorization": f"Bearer {token(served, Role.ADMIN)}",
+        "Authorization": f"Bearer {served.token(Role.ADMIN)}",
         "X-API-Key": served.keys["s1"],
         "Content-Type": "application/json",
     }
@@ -254,7 +254,7 @@ def test_the_two_listeners_share_no_route(
 
 def test_the_methods_of_a_path(stranger: httpx.Client, guarded: list[tuple[str, str]], served: Gate) -> None:
     """405 names all that a path takes, not only those of the first route that has the path."""
-    header = f"Bearer {token(served, Role.ADMIN)}"
+    header = f"Bearer {served.token(Role.ADMIN)}"
     answer = call(stranger, ("POST", f"{API}/members/free-0"), header)
     problem(answer, 405)
     assert answer.headers["allow"].split(", ") == ["GET", "PUT", "PATCH", "DELETE"]

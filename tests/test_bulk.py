@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from gate import Gate, wait_for
-from office import API, admin_pid, items, ndjson, office, peak_kib, problem
+from office import API, admin_pid, items, ndjson, peak_kib, problem
 from sqlalchemy import delete
 
 from guestgate import schema
@@ -94,7 +94,7 @@ def gate(serving: Gate) -> Gate:
 @pytest.fixture
 def client(gate: Gate) -> Iterator[httpx.Client]:
     """An operator."""
-    with office(gate, "operator") as operator:
+    with gate.office("operator") as operator:
         yield operator
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from gate import Gate, environment
-from office import API, office
+from office import API
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 SEED = "20261125"
@@ -33,7 +33,7 @@ NO_CHECKS = "positive_data_acceptance"
 @pytest.fixture(scope="module")
 def document(served: Gate) -> dict[str, Any]:
     """As it is served."""
-    with office(served, "viewer") as client:
+    with served.office("viewer") as client:
         content: dict[str, Any] = client.get("/openapi.json").json()
     return content
 
@@ -81,7 +81,7 @@ def conforms(gate: Gate, folder: Path, document: dict[str, Any], url: str, *opti
 
 def test_the_admin_listener_conforms(served: Gate, tmp_path: Path, document: dict[str, Any]) -> None:
     """Hostile calls to every route: no 5xx, answers as described, wrong data and methods refused."""
-    with office(served) as client:
+    with served.office() as client:
         authorization = f"Authorization: {client.headers['authorization']}"
     public = ("/checkin-validation", "/healthz")
     conforms(
