@@ -10,15 +10,19 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
 from gate import environment, free_port
 
+from guestgate.admin.shapes import Event
 from guestgate.cli import app
+from guestgate.metrics import DoorMetrics
 from guestgate.model import Reason
 from guestgate.settings import Settings
 from guestgate.starter import CONFIG
+from guestgate.tokens import Role
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -65,6 +69,23 @@ def test_every_reason_is_documented_in_order(reason: Reason) -> None:
     assert reason.value in told
 
 
+def test_the_example_in_the_documents_is_the_one_that_is_tested() -> None:
+    """Keeping an application's database in step: the same lines in both places."""
+    example = (ROOT / "examples" / "keep_in_step.py").read_text("utf-8")
+    assert f"```python\n{example}```" in (ROOT / "docs" / "API.md").read_text("utf-8")
+
+
+def test_every_metric_is_documented() -> None:
+    """Each metric that the door has stands in the table, and each role and type of event in its own."""
+    told = set(re.findall(r"`(guestgate_\w+)", DOCUMENTS))
+    for metric in DoorMetrics().collect():
+        assert told & {metric.name, f"{metric.name}_total"}, metric.name
+    for role in Role:
+        assert f"| `{role.value}` |" in DOCUMENTS
+    for kind in get_args(Event.model_fields["type"].annotation):
+        assert f"| `{kind}` |" in DOCUMENTS
+
+
 def test_links_lead_somewhere() -> None:
     """Files that the documents link to exist."""
     for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
@@ -91,12 +112,14 @@ def test_the_two_commands(tmp_path: Path) -> None:
 
 def test_a_real_installation(tmp_path: Path) -> None:
     """The README's installation and its curl line, word for word, on a free port."""
-    script = f"{BLOCKS[1].replace('guestgate sandbox', 'sleep 3; guestgate sandbox', 1)}\n{BLOCKS[2]}"
+    serving = "until curl -sk https://localhost:8443/healthz >/dev/null; do sleep 0.2; done"
+    script = f"{BLOCKS[1].replace('guestgate sandbox', f'{serving}; guestgate sandbox', 1)}\n{BLOCKS[2]}"
     port = str(free_port())
     env = environment() | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "KEY": secrets.token_urlsafe(24),
         "GUESTGATE_PORT": port,
+        "GUESTGATE_ADMIN_PORT": str(free_port()),
     }
     ending = "\nstatus=$?; kill %1; wait %1; exit $status"
     done = subprocess.run(

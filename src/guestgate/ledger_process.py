@@ -94,8 +94,8 @@ def _main(pipe: Pipe, url: str, own_id: str | None) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    pipe.send(([], 0.0))
     try:
+        pipe.send(([], 0.0))
         while True:
             while ledger.has_news and not pipe.poll(NEWS_RETRY_S):
                 ledger.process([], [])
