@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -19,12 +19,12 @@ from urllib.parse import quote
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, event, inspect
+from sqlalchemy import Connection, Select, create_engine, event, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.pool import NullPool
 
-from guestgate import clock
+from guestgate import clock, occupancy
 from guestgate.errors import OperationError, UsageError
 
 Item = TypeVar("Item")
@@ -35,6 +35,10 @@ COMMAND_PATIENCE_MS = 10_000
 CACHE_KIB = 16 * 1024
 HOLD_S = 0.005
 CHUNK, MAX_CHUNK = 50, 1000
+PAGE = 500
+# Emptying the log keeps writers waiting for at most this long at a time, while readers finish.
+EMPTY_LOG_MS = 5
+EMPTY_LOG_RETRY_S = 0.05
 # Who changes things where nobody else is named.
 SYSTEM = "guestgate"
 
@@ -49,7 +53,10 @@ class Database:
         self._driver = safe_sqlite()
         self._patience_ms = patience_ms
         self._checkpoints = checkpoints
-        self.engine = create_engine(self.url, module=self._driver, poolclass=NullPool)
+        self._class = occupancy.connection_class(self._driver, self.path)
+        self.engine = create_engine(
+            self.url, module=self._driver, poolclass=NullPool, connect_args={"factory": self._class}
+        )
         event.listen(self.engine, "connect", self._configure)
         event.listen(self.engine, "begin", _begin)
 
@@ -76,6 +83,9 @@ class Database:
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
+        # What is deleted or changed leaves no trace in the file. On every connection: whoever is forgotten
+        # later must not survive in what an ordinary change left behind.
+        cursor.execute("PRAGMA secure_delete = ON").fetchall()
         cursor.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         if not self._checkpoints:
             cursor.execute("PRAGMA wal_autocheckpoint = 0")
@@ -123,6 +133,23 @@ class Database:
                 yield done
                 clock.sleep(held)
 
+    def scan(self, query: Select[Any], seq: Any, after: int = 0) -> Iterator[Any]:
+        """The rows of a query in the order of `seq`, its column of that name, after a certain one.
+
+        Each page is a transaction of its own, so that a long scan keeps no log from being emptied.
+        """
+        while True:
+            with self.read() as connection:
+                page = connection.execute(query.where(seq > after).order_by(seq).limit(PAGE)).all()
+            yield from page
+            if len(page) < PAGE:
+                return
+            after = page[-1].seq
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """While this lasts, `guestgate restore` refuses to put another file in the database's place."""
+        return occupancy.shared(self.path)
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
@@ -138,6 +165,22 @@ class Database:
             assert driver is not None
             driver.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
 
+    def empty_log(self, patience_s: float) -> bool:
+        """Leave nothing of past changes in the write-ahead log; False where a long reader kept it from that."""
+        give_up_at = clock.monotonic() + patience_s
+        with self._explained(), self.engine.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            driver.execute(f"PRAGMA busy_timeout = {EMPTY_LOG_MS}")
+            while True:
+                driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # the bulk, while others write
+                ((busy, _, _),) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if not busy:
+                    return True
+                if clock.monotonic() > give_up_at:
+                    return False
+                clock.sleep(EMPTY_LOG_RETRY_S)
+
     @property
     def wal_path(self) -> Path:
         """The write-ahead log beside the database file."""
@@ -146,7 +189,8 @@ class Database:
     def schema_version(self) -> str | None:
         """The schema revision the database is at; None where it has none. Writes nothing."""
         try:
-            with closing(self._driver.connect(f"file:{quote(str(self.path))}?mode=rw", uri=True)) as file:
+            address = f"file:{quote(str(self.path))}?mode=rw"
+            with closing(self._driver.connect(address, uri=True, factory=self._class)) as file:
                 tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
                 if "alembic_version" not in tables:
                     return None
