@@ -97,6 +97,36 @@ def restore(database: Database, file: Path, who: str, progress: Progress) -> Res
     return Restored(kept, before, after, seq)
 
 
+def compact(database: Database) -> tuple[int, int]:
+    """Write the database anew, without the space and the traces of what was deleted; returns sizes in bytes.
+
+    SQLite overwrites what it deletes, but not the copies that stay in unused bytes of a page when rows move
+    to another one; those go only here. Needs as much room as the database takes, for the moment. Crash-safe
+    like `restore`. Raises ConflictError while anybody has the database open.
+    """
+    target = database.path
+    new = target.with_name(target.name + ".compact")
+    with _named(target), alone(target), _cleared(new):
+        _clear(new)
+        if not _fold(target):
+            raise OperationError(f"{target} is damaged: restore a backup")
+        before = target.stat().st_size
+        new.touch(mode=0o600)
+        give_to_owner(new, target)
+        driver = safe_sqlite()
+        try:
+            with closing(driver.connect(target)) as present:
+                present.execute("VACUUM INTO ?", (str(new),))
+        except driver.Error as error:
+            raise OperationError(f"{target} could not be written anew: {error}") from error
+        _sync(new)
+        after = new.stat().st_size
+        _clear_sidecars(target)
+        new.replace(target)
+        _sync(target.parent)
+    return before, after
+
+
 def _refuse_existing(file: Path) -> None:
     if file.exists() or file.is_symlink():
         raise ConflictError(f"{file} exists already; a backup overwrites nothing")
@@ -133,7 +163,7 @@ def _copy(source: Any, source_path: Path, target: Path, progress: Progress, *, p
             copy.execute("PRAGMA journal_mode = DELETE").fetchall()
             for (problem,) in copy.execute("PRAGMA quick_check(1)").fetchall():
                 if problem != "ok":
-                    raise OperationError(f"{source_path} is damaged, and a copy of it would be: {problem}")
+                    raise OperationError(f"{source_path} is damaged: {problem.splitlines()[-1]}")
         os.fsync(descriptor)
     except driver.Error as error:
         raise OperationError(f"{source_path} could not be copied to {target.parent}: {error}") from error

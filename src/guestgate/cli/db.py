@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from guestgate import clock, settings
+from guestgate import backup, clock, settings
 from guestgate.check import check as check_record
 from guestgate.cli.common import AsJson, ConfigFile, open_database, progress_bar, say, show, who
 from guestgate.database import Database
@@ -56,8 +56,8 @@ def prune(
     """Delete what is older: decisions with their answers, visits with their corrections, the audit trail.
 
     Never a visit that a limit of the member's present plan still counts, nor one that a younger re-entry
-    leaned on. The server may run meanwhile. The file does not shrink: the space is used again by what comes.
-    To give it back to the system, stop the server and run VACUUM with a safe sqlite3.
+    leaned on. The server may run meanwhile. The file does not shrink: the space is used again by what comes,
+    and guestgate db compact gives it back to the system.
 
     [dim]guestgate db prune --keep 25months --dry-run[/dim]
     """
@@ -74,3 +74,16 @@ def prune(
             f"{'would be deleted' if dry_run else 'deleted'}; {report.kept_visits} old visits "
             f"{'would ' if dry_run else ''}stay because they still matter"
         )
+
+
+@app.command()
+def compact(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Write the database anew: gives space back, and erases the last traces of what was deleted.
+
+    Stop the server first. For the moment it needs as much room again as the database takes.
+    """
+    before, after = backup.compact(open_database(config))
+    if as_json:
+        show({"bytes_before": before, "bytes_after": after}, as_json)
+    else:
+        say(f"the database took {before / 1e6:,.1f} MB and takes {after / 1e6:,.1f} MB now")

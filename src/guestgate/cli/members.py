@@ -187,7 +187,7 @@ def forget_(
     """Erase a member's personal data everywhere; decisions and visits stay under a pseudonym.
 
     There is no way back. The server may run meanwhile; if this is interrupted, run it again. Backups made
-    before still hold the data.
+    before still hold the data, and guestgate db compact erases traces in unused bytes of the file.
 
     [dim]guestgate member forget m-1042 --yes[/dim]
     """
