@@ -34,6 +34,8 @@ SAFE_SQLITE = (3, 51, 3)
 COMMAND_PATIENCE_MS = 10_000
 CACHE_KIB = 16 * 1024
 HOLD_S = 0.005
+LOCK_RETRY_S = 0.0005
+BUSY = 5  # SQLite's primary result code
 CHUNK, MAX_CHUNK = 50, 1000
 PAGE = 500
 # Emptying the log keeps writers waiting for at most this long at a time, while readers finish.
@@ -58,7 +60,7 @@ class Database:
             self.url, module=self._driver, poolclass=NullPool, connect_args={"factory": self._class}
         )
         event.listen(self.engine, "connect", self._configure)
-        event.listen(self.engine, "begin", _begin)
+        event.listen(self.engine, "begin", self._begin)
 
     @classmethod
     def open(cls, url: str, *, patience_ms: int = COMMAND_PATIENCE_MS, checkpoints: bool = True) -> Self:
@@ -93,6 +95,24 @@ class Database:
             raise OperationError(f"SQLite did not accept synchronous=FULL for {self.path}")
         cursor.close()
 
+    def _begin(self, connection: Connection) -> None:
+        """Begin a transaction; where that takes the write lock, try often.
+
+        SQLite's own waiting sleeps up to 100 ms between tries. A busy door leaves the lock free for less
+        than a millisecond at a time, so that would wait for very long.
+        """
+        statement = connection.get_execution_options().get("guestgate_begin", "BEGIN")
+        give_up_at = clock.monotonic() + self._patience_ms / 1000
+        while True:
+            try:
+                connection.exec_driver_sql(statement)
+                return
+            except DatabaseError as error:
+                code = getattr(error.orig, "sqlite_errorcode", None) or 0
+                if code & 0xFF != BUSY or clock.monotonic() >= give_up_at:
+                    raise
+            clock.sleep(LOCK_RETRY_S)
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the database and writes nothing."""
@@ -110,7 +130,11 @@ class Database:
 
     def connect_writer(self, who: str = SYSTEM) -> Connection:
         """A connection to keep, whose transactions hold the write lock from their start."""
-        return self.engine.connect().execution_options(guestgate_begin="BEGIN IMMEDIATE", guestgate_who=who)
+        connection = self.engine.connect()
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.execute("PRAGMA busy_timeout = 0").close()  # `_begin` waits in its own way
+        return connection.execution_options(guestgate_begin="BEGIN IMMEDIATE", guestgate_who=who)
 
     def write_many(
         self, items: Iterable[Item], write: Callable[[Connection, list[Item]], None], who: str = SYSTEM
@@ -272,10 +296,6 @@ def safe_sqlite() -> ModuleType:
 def author(connection: Connection) -> str:
     """Who makes the changes of this transaction."""
     return str(connection.get_execution_options().get("guestgate_who", SYSTEM))
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("guestgate_begin", "BEGIN"))
 
 
 def _alembic() -> Config:
