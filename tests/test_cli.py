@@ -628,7 +628,9 @@ def test_init_writes_what_it_says(terminal: Terminal) -> None:
     """Configuration, plans and database; in a folder that it makes, or here."""
     (written,) = terminal.json("init", "deep/down")
     assert set(written) == {"config", "plans", "database"}
-    assert sorted(path.name for path in Path("deep/down").iterdir() if not path.name.endswith(("-wal", "-shm", ".lock"))) == [
+    assert sorted(
+        path.name for path in Path("deep/down").iterdir() if not path.name.endswith(("-wal", "-shm", ".lock"))
+    ) == [
         "guestgate.db",
         "guestgate.toml",
         "plans.toml",
