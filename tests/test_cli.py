@@ -628,7 +628,9 @@ def test_init_writes_what_it_says(terminal: Terminal) -> None:
     """Configuration, plans and database; in a folder that it makes, or here."""
     (written,) = terminal.json("init", "deep/down")
     assert set(written) == {"config", "plans", "database"}
-    assert sorted(path.name for path in Path("deep/down").iterdir() if not path.name.endswith(("-wal", "-shm"))) == [
+    assert sorted(
+        path.name for path in Path("deep/down").iterdir() if not path.name.endswith(("-wal", "-shm", ".lock"))
+    ) == [
         "guestgate.db",
         "guestgate.toml",
         "plans.toml",
@@ -675,7 +677,7 @@ def test_init_beside_a_file_that_is_no_database_leaves_nothing(terminal: Termina
     Path("used").mkdir()
     terminal.file("used/guestgate.db", "not a database\n" * 100)
     terminal.complaint("init", "used", status=2)
-    assert [path.name for path in Path("used").iterdir()] == ["guestgate.db"]
+    assert {path.name for path in Path("used").iterdir()} == {"guestgate.db", "guestgate.db.lock"}
 
 
 @pytest.mark.parametrize(

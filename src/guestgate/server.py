@@ -46,7 +46,9 @@ def serve(settings: Settings) -> None:
     admin_address(settings)
     database = Database.open(settings.database, patience_ms=0, checkpoints=False)
     logging.getLogger("_granian").setLevel(logging.ERROR)
-    if not uvloop.run(_Server(settings, database).run()):
+    with database.in_use():
+        healthy = uvloop.run(_Server(settings, database).run())
+    if not healthy:
         raise OperationError(
             "the ledger ended, see the lines above; the server stopped rather than forget a check-in"
         )

@@ -10,6 +10,7 @@ import typer
 
 from guestgate import __version__
 from guestgate.cli import (
+    care,
     changes,
     db,
     keys,
@@ -50,6 +51,7 @@ changes.register(app)
 statements.register(app)
 app.add_typer(sandbox.app, name="sandbox", rich_help_panel="Going live")
 app.add_typer(tokens.app, name="token", rich_help_panel="Care")
+care.register(app)
 app.add_typer(db.app, name="db", rich_help_panel="Care")
 
 

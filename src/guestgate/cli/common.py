@@ -121,12 +121,15 @@ def read_key() -> str:
 
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Any]:
-    """A progress bar on a terminal's standard error, nothing elsewhere; yields a function to report with."""
+    """A progress bar on a terminal's standard error, nothing elsewhere; yields a function to report with.
+
+    It takes what is done, and the total where that is not known before.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     stderr = Console(stderr=True)
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as progress:
         task = progress.add_task(what, total=total or None)
-        yield lambda done: progress.update(task, completed=done)
+        yield lambda done, total=total: progress.update(task, completed=done, total=total or None)
 
 
 def report_bad_rows(name: str, bad: BadRows, most: int = 100) -> None:
