@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from guestgate import __version__
-from guestgate.cli import db, keys, members, plans, rules, sandbox, serving, studios, visits
+from guestgate.cli import db, keys, members, plans, probe, rules, sandbox, serving, studios, visits
 from guestgate.errors import GuestgateError
 
 # Typer brings its own click; this is its UsageError, whichever that is.
@@ -34,6 +34,7 @@ app.add_typer(members.app, name="member", rich_help_panel="Directory")
 rules.register(app)
 visits.register(app)
 app.add_typer(sandbox.app, name="sandbox", rich_help_panel="Going live")
+probe.register(app)
 app.add_typer(db.app, name="db", rich_help_panel="Care")
 
 

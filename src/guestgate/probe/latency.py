@@ -1,0 +1,105 @@
+"""The clauses about connections and time: reuse, and answers within 750 ms."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator, Sequence
+
+from guestgate import clock
+from guestgate.probe import clauses
+from guestgate.probe.calls import Caller, Outcome, checkin
+from guestgate.probe.clauses import Clause
+from guestgate.probe.report import Figures, Finding, Verdict
+from guestgate.probe.target import Card, Target
+
+LIMIT_MS = 750
+TOGETHER = 32
+REUSES = 5
+# A slow endpoint is measured on the calls that fit into this time.
+PASS_S = 60
+
+
+async def reuse(target: Target, echoes: set[str]) -> Finding:
+    """Whether call after call is answered on one connection."""
+    async with Caller(target, echoes=echoes) as caller:
+        outcomes = [await caller.call(checkin(target.allowed, target.key)) for _ in range(REUSES)]
+    connections = len({outcome.connection for outcome in outcomes})
+    sent = f"{REUSES} check-ins, one after the other"
+    unanswered = [outcome for outcome in outcomes if outcome.status is None]
+    if unanswered:
+        text = f"{len(unanswered)} of {REUSES} without an answer: {unanswered[0].text}"
+        return Finding(clauses.REUSE, Verdict.FAILED, sent, text)
+    verdict = Verdict.PASSED if connections == 1 else Verdict.FAILED
+    return Finding(clauses.REUSE, verdict, sent, f"answered on {connections} connection{'s' * (connections > 1)}")
+
+
+async def in_time(target: Target, calls: int, echoes: set[str], expected: dict[Card, int | None]) -> Finding:
+    """One call after the other. `expected` is the status that each card got before."""
+    return await _measure(clauses.IN_TIME, target, calls, 1, echoes, expected)
+
+
+async def in_time_together(
+    target: Target, calls: int, echoes: set[str], expected: dict[Card, int | None], alone: Finding
+) -> Finding:
+    """So many calls, 32 at a time. Who is late one by one will be late here too."""
+    finding = await _measure(clauses.IN_TIME_TOGETHER, target, calls, TOGETHER, echoes, expected)
+    if finding.verdict is Verdict.FAILED and alone.verdict is Verdict.FAILED:
+        return Finding(
+            finding.clause, Verdict.CONSEQUENCE, finding.sent, finding.received, alone.clause, finding.figures
+        )
+    return finding
+
+
+async def _measure(
+    clause: Clause, target: Target, calls: int, at_once: int, echoes: set[str], expected: dict[Card, int | None]
+) -> Finding:
+    cards = (target.allowed, target.denied)
+    outcomes: list[tuple[Card, Outcome]] = []
+
+    async def call_on(numbers: Iterator[int]) -> None:
+        for number in numbers:
+            if clock.monotonic() > stop_at:
+                return
+            card = cards[number % 2]
+            outcomes.append((card, await caller.call(checkin(card, target.key))))
+
+    numbers = iter(range(calls))
+    async with Caller(target, connections=at_once, echoes=echoes) as caller:
+        if at_once > 1:
+            # A platform has its connections open, and opening 32 of them would measure us more than the endpoint.
+            # What connecting costs is part of the first of the single calls.
+            plain = checkin(target.allowed, target.key)
+            await asyncio.gather(*(caller.call(plain) for _ in range(at_once)))
+        stop_at = clock.monotonic() + PASS_S
+        await asyncio.gather(*(call_on(numbers) for _ in range(at_once)))
+
+    figures = _figures([outcome for _, outcome in outcomes])
+    unanswered = [outcome for _, outcome in outcomes if outcome.status is None]
+    changed = [outcome for card, outcome in outcomes if outcome.status not in (None, expected[card])]
+    late = round(figures.over_750_share * figures.calls)
+    texts = [
+        f"p50 {figures.p50_ms} ms, p99 {figures.p99_ms} ms, worst {figures.worst_ms} ms; "
+        f"{late} of {figures.calls} ({figures.over_750_share:.1%}) not in time"
+    ]
+    if unanswered:
+        texts.append(f"{len(unanswered)} without an answer: {unanswered[0].text}")
+    if changed:
+        texts.append(f"{len(changed)} answered otherwise than before: {changed[0].text}")
+    if figures.calls < calls:
+        texts.append(f"ended after {PASS_S} s")
+    verdict = Verdict.FAILED if late or changed else Verdict.PASSED
+    how = "one after the other" if at_once == 1 else f"{at_once} at a time"
+    sent = f"{calls} check-ins of the allowed and the denied card in turn, {how}"
+    return Finding(clause, verdict, sent, "\n".join(texts), figures=figures)
+
+
+def _figures(outcomes: Sequence[Outcome]) -> Figures:
+    """The figures of at least one outcome; a call without an answer counts as late, however soon it broke."""
+    ordered = sorted(outcome.ms for outcome in outcomes)
+    late = sum(outcome.status is None or outcome.ms > LIMIT_MS for outcome in outcomes)
+
+    def within(share: float) -> float:
+        return round(ordered[math.ceil(share * len(ordered)) - 1], 1)
+
+    return Figures(len(ordered), within(0.5), within(0.99), round(ordered[-1], 1), late / len(ordered))
