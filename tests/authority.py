@@ -96,9 +96,7 @@ def _sign(
         .not_valid_before(now + starts)
         .not_valid_after(now + ends)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
         .sign(authority._key, hashes.SHA256())
     )
 

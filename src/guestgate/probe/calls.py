@@ -74,20 +74,21 @@ class EndlessBodyError(Exception):
 
 
 class Caller:
-    """Calls an endpoint, on connections that are used again. Use as an asynchronous context manager.
+    """Calls an endpoint. Use as an asynchronous context manager.
 
-    ``echoes`` describes the calls whose answer repeated the token that they came with.
+    Calls whose answer repeated a key are described in ``echoes``.
     """
 
-    def __init__(self, target: Target, *, connections: int = 1, echoes: set[str] | None = None) -> None:
-        """At most so many connections at a time."""
-        self._target = target
-        self.echoes = set() if echoes is None else echoes
+    def __init__(self, target: Target, echoes: set[str], *, connections: int = 1, keep_alive: bool = True) -> None:
+        """At most so many connections at a time; without `keep_alive` each is used once."""
+        self._target, self._echoes = target, echoes
         self._client = httpx.AsyncClient(
             verify=trust(target.ca),
             trust_env=False,
             timeout=PATIENCE_S,
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            limits=httpx.Limits(
+                max_connections=connections, max_keepalive_connections=connections if keep_alive else 0
+            ),
             headers={"User-Agent": "guestgate-probe", "Accept-Encoding": "identity"},
         )
 
@@ -110,14 +111,14 @@ class Caller:
                     call.method, url or self._target.url, headers=call.headers(), content=call.body
                 ) as response,
             ):
-                body = await _read(response)
                 end = response.extensions["network_stream"].get_extra_info("client_addr")
+                body = await _read(response)
                 status = response.status_code
         except (TimeoutError, httpx.TimeoutException):
             text = f"no whole answer within {PATIENCE_S:g} s"
         except EndlessBodyError:
             text = f"an answer whose body goes on after {MAX_BODY_BYTES // 1024} KiB"
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:
             text = f"no answer: {str(error) or type(error).__name__}"
         else:
             text = self._told(call, response, body.decode("utf-8", "replace"))
@@ -129,7 +130,7 @@ class Caller:
         head = " ".join(f"{name}: {value}" for name, value in response.headers.items())
         keys = self._keys_of(call)
         if keys.search(head) or keys.search(body):
-            self.echoes.add(call.describe())
+            self._echoes.add(call.describe())
         location = f", Location: {response.headers['location']}" if "location" in response.headers else ""
         return f"{response.status_code}{location} {body}".strip()
 
@@ -154,7 +155,7 @@ async def _read(response: httpx.Response) -> bytes:
 def _spellings(token: str) -> set[str]:
     """A token as an answer may repeat it: as it is, or written as JSON, in a URL, in HTML or in Base64."""
     encoded = base64.b64encode(token.encode()).decode().rstrip("=")
-    return {token, json.dumps(token)[1:-1], quote(token, safe=""), html.escape(token), encoded}
+    return {token, json.dumps(token)[1:-1], quote(token), quote(token, safe=""), html.escape(token), encoded}
 
 
 def _shown(text: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from guestgate import clock
 from guestgate.probe import clauses
@@ -20,10 +21,9 @@ REUSES = 5
 PASS_S = 60
 
 
-async def reuse(target: Target, echoes: set[str]) -> Finding:
-    """Whether call after call is answered on one connection."""
-    async with Caller(target, echoes=echoes) as caller:
-        outcomes = [await caller.call(checkin(target.allowed, target.key)) for _ in range(REUSES)]
+async def reuse(target: Target, caller: Caller) -> Finding:
+    """Whether call after call is answered on one connection. `caller` has one and keeps it."""
+    outcomes = [await caller.call(checkin(target.allowed, target.key)) for _ in range(REUSES)]
     connections = len({outcome.connection for outcome in outcomes})
     sent = f"{REUSES} check-ins, one after the other"
     unanswered = [outcome for outcome in outcomes if outcome.status is None]
@@ -34,46 +34,46 @@ async def reuse(target: Target, echoes: set[str]) -> Finding:
     return Finding(clauses.REUSE, verdict, sent, f"answered on {connections} connection{'s' * (connections > 1)}")
 
 
-async def in_time(target: Target, calls: int, echoes: set[str], expected: dict[Card, int | None]) -> Finding:
-    """One call after the other. `expected` is the status that each card got before."""
-    return await _measure(clauses.IN_TIME, target, calls, 1, echoes, expected)
+async def in_time(target: Target, caller: Caller, calls: int, expected: dict[Card, int | None]) -> Finding:
+    """So many calls, one after the other; the first opens the connection.
+
+    `expected` is the status that each card got before, None where it got none.
+    """
+    return await _measure(clauses.IN_TIME, target, caller, calls, 1, expected)
 
 
 async def in_time_together(
-    target: Target, calls: int, echoes: set[str], expected: dict[Card, int | None], alone: Finding
+    target: Target, caller: Caller, calls: int, expected: dict[Card, int | None], alone: Finding
 ) -> Finding:
-    """So many calls, 32 at a time. Who is late one by one will be late here too."""
-    finding = await _measure(clauses.IN_TIME_TOGETHER, target, calls, TOGETHER, echoes, expected)
+    """So many calls, 32 at a time. Who is late one by one will be late here too.
+
+    A platform has its connections open, and opening 32 of them would measure us more than the endpoint; so they
+    are open before the clock starts.
+    """
+    plain = checkin(target.allowed, target.key)
+    await asyncio.gather(*(caller.call(plain) for _ in range(TOGETHER)))
+    finding = await _measure(clauses.IN_TIME_TOGETHER, target, caller, calls, TOGETHER, expected)
     if finding.verdict is Verdict.FAILED and alone.verdict is Verdict.FAILED:
-        return Finding(
-            finding.clause, Verdict.CONSEQUENCE, finding.sent, finding.received, alone.clause, finding.figures
-        )
+        return replace(finding, verdict=Verdict.CONSEQUENCE, because=alone.clause)
     return finding
 
 
 async def _measure(
-    clause: Clause, target: Target, calls: int, at_once: int, echoes: set[str], expected: dict[Card, int | None]
+    clause: Clause, target: Target, caller: Caller, calls: int, at_once: int, expected: dict[Card, int | None]
 ) -> Finding:
     cards = (target.allowed, target.denied)
     outcomes: list[tuple[Card, Outcome]] = []
+    numbers = iter(range(calls))
+    stop_at = clock.monotonic() + PASS_S
 
-    async def call_on(numbers: Iterator[int]) -> None:
+    async def call_on() -> None:
         for number in numbers:
             if clock.monotonic() > stop_at:
                 return
             card = cards[number % 2]
             outcomes.append((card, await caller.call(checkin(card, target.key))))
 
-    numbers = iter(range(calls))
-    async with Caller(target, connections=at_once, echoes=echoes) as caller:
-        if at_once > 1:
-            # A platform has its connections open, and opening 32 of them would measure us more than the endpoint.
-            # What connecting costs is part of the first of the single calls.
-            plain = checkin(target.allowed, target.key)
-            await asyncio.gather(*(caller.call(plain) for _ in range(at_once)))
-        stop_at = clock.monotonic() + PASS_S
-        await asyncio.gather(*(call_on(numbers) for _ in range(at_once)))
-
+    await asyncio.gather(*(call_on() for _ in range(at_once)))
     figures = _figures([outcome for _, outcome in outcomes])
     unanswered = [outcome for _, outcome in outcomes if outcome.status is None]
     changed = [outcome for card, outcome in outcomes if outcome.status not in (None, expected[card])]

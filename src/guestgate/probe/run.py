@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from guestgate import clock
 from guestgate.probe import answers, clauses, latency, transport
@@ -39,25 +40,33 @@ async def _findings(target: Target, calls: int) -> AsyncIterator[Finding]:
         for clause in HTTP:
             yield consequence(clause, barrier, "the key goes only to a server whose certificate is trusted")
         return
-    async with Caller(target) as caller:
-        allowed, denied = checkin(target.allowed, target.key), checkin(target.denied, target.key)
+    echoes: set[str] = set()
+    allowed, denied = checkin(target.allowed, target.key), checkin(target.denied, target.key)
+    async with Caller(target, echoes) as caller:
         plain = await caller.call(allowed)
-        if plain.status is None:
-            for clause in HTTP:
-                if clause is clauses.ALLOWED:
-                    yield Finding(clause, Verdict.FAILED, allowed.describe(), plain.text)
-                else:
-                    yield consequence(clause, clauses.ALLOWED, "the plain check-in got no answer")
-            return
+    if plain.status is None:
+        for clause in HTTP:
+            if clause is clauses.ALLOWED:
+                yield Finding(clause, Verdict.FAILED, allowed.describe(), plain.text)
+            else:
+                yield consequence(clause, clauses.ALLOWED, "the plain check-in got no answer")
+        return
+    async with Caller(target, echoes) as caller:
+        reuse = await latency.reuse(target, caller)
+    # Who closes connections without a word would lose some of the calls below; that has been told then.
+    opened = partial(Caller, target, echoes, keep_alive=reuse.verdict is Verdict.PASSED)
+    async with opened() as caller:
         known = {allowed: plain, denied: await caller.call(denied)}
         async for finding in answers.findings(target, caller, known):
             yield finding
-        yield await latency.reuse(target, caller.echoes)
-        expected = {target.allowed: plain.status, target.denied: known[denied].status}
-        alone = await latency.in_time(target, calls, caller.echoes, expected)
+    yield reuse
+    expected = {target.allowed: plain.status, target.denied: known[denied].status}
+    async with opened() as caller:
+        alone = await latency.in_time(target, caller, calls, expected)
         yield alone
-        yield await latency.in_time_together(target, calls, caller.echoes, expected, alone)
-        yield _not_echoed(target, caller.echoes)
+    async with opened(connections=latency.TOGETHER) as caller:
+        yield await latency.in_time_together(target, caller, calls, expected, alone)
+    yield _not_echoed(target, echoes)
 
 
 def _barrier(finding: Finding) -> Clause | None:

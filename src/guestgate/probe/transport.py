@@ -80,7 +80,7 @@ async def _plain_http(target: Target) -> Finding:
     call = Call(target.allowed.body(), None)
     ports = [target.port, *([80] if target.port == 443 else [])]
     worst, received = Verdict.PASSED, []
-    async with Caller(target) as caller:
+    async with Caller(target, set()) as caller:
         for port in ports:
             outcome = await caller.call(call, target.url.copy_with(scheme="http", port=port))
             received.append(f"port {port}: {outcome.text if outcome.status else 'no HTTP'}")
