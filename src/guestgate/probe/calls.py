@@ -7,7 +7,7 @@ import base64
 import html
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import quote
 
@@ -15,7 +15,7 @@ import httpx
 
 from guestgate import clock
 from guestgate.probe.target import Card, Target
-from guestgate.sandbox.door import CONTENT_TYPE, trust
+from guestgate.sandbox.door import CONTENT_TYPE
 from guestgate.texts import printable
 
 # Longer than the platform waits, so that a slow endpoint fails where slowness is asked about and nowhere else.
@@ -31,7 +31,7 @@ class Token:
     """What goes into X-API-Key, and what it is called where people read it."""
 
     name: str
-    value: str
+    value: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Caller:
         """At most so many connections at a time; without `keep_alive` each is used once."""
         self._target, self._echoes = target, echoes
         self._client = httpx.AsyncClient(
-            verify=trust(target.ca),
+            verify=target.trusting,
             trust_env=False,
             timeout=PATIENCE_S,
             limits=httpx.Limits(

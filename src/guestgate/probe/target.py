@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+import ssl
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -46,13 +47,17 @@ class Card:
 
 @dataclass(frozen=True)
 class Target:
-    """An endpoint, a studio's key for it, and two cards: one that opens the door, one that does not."""
+    """An endpoint, a studio's key for it, and two cards: one that opens the door, one that does not.
+
+    ``trusting`` is what the key is sent under: the system's authorities and that in the file ``ca``.
+    """
 
     url: httpx.URL
-    key: str
+    key: str = field(repr=False)
     allowed: Card
     denied: Card
-    ca: Path | None = None
+    ca: Path | None
+    trusting: ssl.SSLContext
 
     @classmethod
     def of(cls, url: str, key: str, allowed: Card, denied: Card, ca: Path | None = None) -> Self:
@@ -70,8 +75,7 @@ class Target:
             raise UsageError("the key should be printable ASCII characters")
         if allowed == denied:
             raise UsageError("--denied: is the same card as --allowed")
-        trust(ca)  # raises for a file that cannot be used, before anything is sent
-        return cls(parsed, key, allowed, denied, ca)
+        return cls(parsed, key, allowed, denied, ca, trust(ca))
 
     @property
     def port(self) -> int:
