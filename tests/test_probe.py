@@ -199,7 +199,7 @@ def test_nobody_there(authority: Authority) -> None:
     fails_on(probe(f"https://localhost:{free_port()}/", authority.file), "reachable", set(ORDER) - {"reachable"})
 
 
-@pytest.mark.parametrize("host", ["no-such-host.invalid", f"{'a' * 64}.example"])
+@pytest.mark.parametrize("host", ["no-such-host.invalid", f"{'a' * 64}.example", "xn--a", "bücher.invalid"])
 def test_a_name_that_stands_for_nothing(host: str) -> None:
     """The same, and no traceback."""
     fails_on(probe(f"https://{host}/", None), "reachable", set(ORDER) - {"reachable"})

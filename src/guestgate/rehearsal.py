@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -54,7 +54,8 @@ def rehearsal(database: Database, aggregator_id: str | None) -> Iterator[Rehears
         yield Rehearsal(key, *(Card(aggregator_id or member, customer) for member, customer in customers.items()))
     finally:
         with database.write() as connection:
-            studios.revoke_key(connection, fingerprint)
+            with suppress(OperationError):  # somebody has done so already
+                studios.revoke_key(connection, fingerprint)
             studios.change(connection, NAME, active=False)
             _forget_members(connection)
             plans.remove(connection, NAME)

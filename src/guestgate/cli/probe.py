@@ -38,7 +38,6 @@ COLOURS = {
     Verdict.NOTE: "yellow",
     Verdict.CONSEQUENCE: "magenta",
 }
-LOG_WIDTH = 120
 CARD = "AGGREGATOR_ID:CUSTOMER_ID"
 
 
@@ -156,8 +155,7 @@ def _show(report: Report) -> None:
         verdict = Text(finding.verdict.value, COLOURS[finding.verdict])
         table.add_row(verdict, Text(finding.clause.id), _told(finding))
     colour = "green" if report.holds else "red"
-    # A log has no width of its own.
-    console.print(table, soft_wrap=False, width=None if console.is_terminal else max(console.width, LOG_WIDTH))
+    console.print(table, soft_wrap=False)
     say("")
     console.print(Text.assemble((report.summary(), f"bold {colour}"), f" in {report.seconds:.1f} s"))
 

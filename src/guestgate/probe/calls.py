@@ -74,21 +74,19 @@ class EndlessBodyError(Exception):
 
 
 class Caller:
-    """Calls an endpoint. Use as an asynchronous context manager.
+    """Calls an endpoint, one call at a time on one connection. Use as an asynchronous context manager.
 
     Calls whose answer repeated a key are described in ``echoes``.
     """
 
-    def __init__(self, target: Target, echoes: set[str], *, connections: int = 1, keep_alive: bool = True) -> None:
-        """At most so many connections at a time; without `keep_alive` each is used once."""
+    def __init__(self, target: Target, echoes: set[str], *, keep_alive: bool = True) -> None:
+        """Without `keep_alive` every call has a connection of its own."""
         self._target, self._echoes = target, echoes
         self._client = httpx.AsyncClient(
             verify=target.trusting,
             trust_env=False,
             timeout=PATIENCE_S,
-            limits=httpx.Limits(
-                max_connections=connections, max_keepalive_connections=connections if keep_alive else 0
-            ),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=int(keep_alive)),
             headers={"User-Agent": "guestgate-probe", "Accept-Encoding": "identity"},
         )
 

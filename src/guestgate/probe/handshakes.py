@@ -63,7 +63,7 @@ async def shake(target: Target, context: ssl.SSLContext) -> Handshake:
     try:
         async with asyncio.timeout(PATIENCE_S):
             _, writer = await asyncio.open_connection(
-                target.url.host, target.port, ssl=context, server_hostname=target.url.host
+                target.host, target.port, ssl=context, server_hostname=target.host
             )
     except (OSError, ValueError) as error:  # TimeoutError and SSLError are OSErrors; ValueError: no possible name
         return Handshake(error)

@@ -39,48 +39,48 @@ async def in_time(target: Target, caller: Caller, calls: int, expected: dict[Car
 
     `expected` is the status that each card got before, None where it got none.
     """
-    return await _measure(clauses.IN_TIME, target, caller, calls, 1, expected)
+    return await _measure(clauses.IN_TIME, target, [caller], calls, expected)
 
 
 async def in_time_together(
-    target: Target, caller: Caller, calls: int, expected: dict[Card, int | None], alone: Finding
+    target: Target, callers: Sequence[Caller], calls: int, expected: dict[Card, int | None], alone: Finding
 ) -> Finding:
-    """So many calls, 32 at a time. Who is late one by one will be late here too.
+    """So many calls by 32 callers at a time. Who is late one by one will be late here too.
 
     A platform has its connections open, and opening 32 of them would measure us more than the endpoint; so they
     are open before the clock starts.
     """
     plain = checkin(target.allowed, target.key)
-    await asyncio.gather(*(caller.call(plain) for _ in range(TOGETHER)))
-    finding = await _measure(clauses.IN_TIME_TOGETHER, target, caller, calls, TOGETHER, expected)
+    await asyncio.gather(*(caller.call(plain) for caller in callers))
+    finding = await _measure(clauses.IN_TIME_TOGETHER, target, callers, calls, expected)
     if finding.verdict is Verdict.FAILED and alone.verdict is Verdict.FAILED:
         return replace(finding, verdict=Verdict.CONSEQUENCE, because=alone.clause)
     return finding
 
 
 async def _measure(
-    clause: Clause, target: Target, caller: Caller, calls: int, at_once: int, expected: dict[Card, int | None]
+    clause: Clause, target: Target, callers: Sequence[Caller], calls: int, expected: dict[Card, int | None]
 ) -> Finding:
     cards = (target.allowed, target.denied)
     outcomes: list[tuple[Card, Outcome]] = []
     numbers = iter(range(calls))
     stop_at = clock.monotonic() + PASS_S
 
-    async def call_on() -> None:
+    async def call_on(caller: Caller) -> None:
         for number in numbers:
             if clock.monotonic() > stop_at:
                 return
             card = cards[number % 2]
             outcomes.append((card, await caller.call(checkin(card, target.key))))
 
-    await asyncio.gather(*(call_on() for _ in range(at_once)))
+    await asyncio.gather(*(call_on(caller) for caller in callers))
     figures = _figures([outcome for _, outcome in outcomes])
     unanswered = [outcome for _, outcome in outcomes if outcome.status is None]
     changed = [outcome for card, outcome in outcomes if outcome.status not in (None, expected[card])]
     late = round(figures.over_750_share * figures.calls)
     texts = [
         f"p50 {figures.p50_ms} ms, p99 {figures.p99_ms} ms, worst {figures.worst_ms} ms; "
-        f"{late} of {figures.calls} ({figures.over_750_share:.1%}) not in time"
+        f"{late} of {figures.calls} ({figures.over_750_share:.1%}) over {LIMIT_MS} ms or unanswered"
     ]
     if unanswered:
         texts.append(f"{len(unanswered)} without an answer: {unanswered[0].text}")
@@ -89,7 +89,7 @@ async def _measure(
     if figures.calls < calls:
         texts.append(f"ended after {PASS_S} s")
     verdict = Verdict.FAILED if late or changed else Verdict.PASSED
-    how = "one after the other" if at_once == 1 else f"{at_once} at a time"
+    how = "one after the other" if len(callers) == 1 else f"{len(callers)} at a time"
     sent = f"{calls} check-ins of the allowed and the denied card in turn, {how}"
     return Finding(clause, verdict, sent, "\n".join(texts), figures=figures)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 
 from guestgate import clock
@@ -64,8 +65,9 @@ async def _findings(target: Target, calls: int) -> AsyncIterator[Finding]:
     async with opened() as caller:
         alone = await latency.in_time(target, caller, calls, expected)
         yield alone
-    async with opened(connections=latency.TOGETHER) as caller:
-        yield await latency.in_time_together(target, caller, calls, expected, alone)
+    async with AsyncExitStack() as stack:
+        callers = [await stack.enter_async_context(opened()) for _ in range(latency.TOGETHER)]
+        yield await latency.in_time_together(target, callers, calls, expected, alone)
     yield _not_echoed(target, echoes)
 
 

@@ -78,6 +78,11 @@ class Target:
         return cls(parsed, key, allowed, denied, ca, trust(ca))
 
     @property
+    def host(self) -> str:
+        """The host of the URL, in ASCII, as sockets and certificates know it."""
+        return self.url.raw_host.decode("ascii")
+
+    @property
     def port(self) -> int:
         """The port of the URL, 443 where it names none."""
         return self.url.port or 443

@@ -56,7 +56,7 @@ async def findings(target: Target) -> AsyncIterator[Finding]:
 
 
 async def _reachable(target: Target) -> Finding:
-    host, port = target.url.host, target.port
+    host, port = target.host, target.port
     sent = f"a TCP connection to {host}, port {port}"
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -149,7 +149,7 @@ async def _certificate(target: Target, der: bytes) -> AsyncIterator[Finding]:
     yield Finding(
         clauses.CERTIFICATE_NAME,
         Verdict.PASSED if named else Verdict.FAILED,
-        f"a handshake for {target.url.host}",
+        f"a handshake for {target.host}",
         f"the certificate names {_names(certificate)}",
     )
 
