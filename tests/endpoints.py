@@ -237,6 +237,15 @@ class HangsUp(Endpoint):
         call.reply(self.status(call), Connection="close")
 
 
+class HangsUpOnMistakes(Endpoint):
+    """Silently, after each answer to a call that was no check-in."""
+
+    def answer(self, call: Call) -> None:
+        status = self.status(call)
+        call.close_connection = status not in (200, 403)
+        call.reply(status)
+
+
 class HangsUpSilently(HangsUp):
     """Without a word of it."""
 

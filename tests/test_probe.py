@@ -79,6 +79,12 @@ def test_an_endpoint_that_keeps_the_contract_passes(authority: Authority, certif
     assert report.summary() == f"{len(ORDER)} clauses: {len(ORDER) - 1} passed, 1 note"
 
 
+def test_who_hangs_up_on_mistakes_keeps_the_contract(authority: Authority, certificate: Issued) -> None:
+    """What comes after them is asked again on a new connection, and blames nobody."""
+    with serving(endpoints.HangsUpOnMistakes(), endpoints.context(certificate)) as url:
+        assert probe(url, authority.file).holds
+
+
 def test_guestgate_keeps_the_contract(served: Gate) -> None:
     """The real server, over TLS, with both cards of real members."""
     report = probe(served.url, served.cert, served.keys["s1"], allowed=Card("free-1", 1), denied=Card("nobody", 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Group
@@ -160,17 +160,20 @@ def _show(report: Report) -> None:
     console.print(Text.assemble((report.summary(), f"bold {colour}"), f" in {report.seconds:.1f} s"))
 
 
-def _told(finding: Finding) -> Any:
-    title = finding.clause.title
-    if finding.verdict is Verdict.PASSED:
-        return Text.assemble(title, (f" · {'; '.join(finding.received.splitlines())}", "dim"))
-    if finding.verdict is Verdict.CONSEQUENCE and finding.because is not None:
-        return Text.assemble(title, (f" · because {finding.because.id} failed", "magenta"))
+def _told(finding: Finding) -> Text | Group:
+    title, received = finding.clause.title, finding.received.splitlines()
+    match finding.verdict:
+        case Verdict.PASSED | Verdict.NOTE:
+            colour = "dim" if finding.verdict is Verdict.PASSED else COLOURS[Verdict.NOTE]
+            return Text.assemble(title, (f" · {'; '.join(received)}", colour))
+        case Verdict.CONSEQUENCE if finding.because is not None:
+            return Text.assemble(title, (f" · because {finding.because.id} failed", COLOURS[Verdict.CONSEQUENCE]))
+    first, *others = finding.sent.splitlines()
     details = Table.grid(padding=(0, 2))
     details.add_column(style="dim", no_wrap=True)
     details.add_column(overflow="fold")
     for name, text in (
-        ("sent", finding.sent),
+        ("sent", f"{first}\n… and {len(others)} more like it; --json has all" if others else first),
         ("received", finding.received),
         ("rests on", f"{finding.clause.rests_on} (docs/CONTRACT.md, {finding.clause.section})"),
     ):

@@ -17,13 +17,14 @@ from guestgate.probe.calls import Call, Caller, Outcome, Token, checkin
 from guestgate.probe.clauses import Clause
 from guestgate.probe.report import Finding, Verdict
 from guestgate.probe.target import Target
+from guestgate.sandbox.door import CONTENT_TYPE
 
 REDIRECTS = range(300, 400)
 NO_REDIRECT = {None, *range(100, 300), *range(400, 600)}
 DECISIONS = (200, 403, 404)
 REFUSALS = range(400, 500)
 # The first is the platform's own; the other says the same.
-CHARSETS = (" charset=utf-8", "charset=UTF-8")
+CONTENT_TYPES = (CONTENT_TYPE, "application/json;charset=UTF-8")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def checks(target: Target) -> list[Check]:
     """Every clause of this kind, in the catalogue's order."""
     plain, refused = checkin(target.allowed, target.key), checkin(target.denied, target.key)
     methods = {method: replace(plain, method=method) for method in ("GET", "HEAD", "PUT", "PATCH", "DELETE")}
-    charsets = {charset: replace(plain, content_type=f"application/json;{charset}") for charset in CHARSETS}
+    charsets = {content_type: replace(plain, content_type=content_type) for content_type in CONTENT_TYPES}
     return [
         Check(clauses.REDIRECT, {"the allowed card": plain, "the denied card": refused}, NO_REDIRECT),
         Check(clauses.CHARSET, charsets, DECISIONS),
@@ -161,10 +162,16 @@ async def findings(target: Target, caller: Caller, known: dict[Call, Outcome]) -
     for check in checks(target):
         for call in check.cases.values():
             if call not in outcomes:
-                outcomes[call] = await caller.call(call)
+                outcomes[call] = await _ask(caller, call)
         finding = _judge(check, outcomes, plain, root, redirected=redirected)
         redirected |= finding.clause is clauses.REDIRECT and finding.verdict is Verdict.FAILED
         yield finding
+
+
+async def _ask(caller: Caller, call: Call) -> Outcome:
+    """A call; made again on a new connection where the one it went on may have been closed after the call before."""
+    outcome = await caller.call(call)
+    return await caller.call(call) if outcome.broken_off else outcome
 
 
 def _root(plain: Outcome, bare: Outcome) -> Clause | None:

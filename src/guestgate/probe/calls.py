@@ -60,13 +60,15 @@ class Call:
 class Outcome:
     """What came back. ``status`` is None where no whole answer did; ``text`` is for people and has no key in it.
 
-    ``connection`` is our own end of the connection, the same for calls that shared one.
+    ``connection`` is our own end of the connection, the same for calls that shared one; ``broken_off`` says that it
+    ended before an answer did.
     """
 
     status: int | None
     text: str
     ms: float
     connection: object = None
+    broken_off: bool = False
 
 
 class EndlessBodyError(Exception):
@@ -101,7 +103,7 @@ class Caller:
     async def call(self, call: Call, url: httpx.URL | None = None) -> Outcome:
         """One call, on the endpoint unless another URL is given. Never raises for what the other side does."""
         started = clock.monotonic()
-        status, end = None, None
+        status, end, broken_off = None, None, False
         try:
             async with (
                 asyncio.timeout(PATIENCE_S),
@@ -117,11 +119,12 @@ class Caller:
         except EndlessBodyError:
             text = f"an answer whose body goes on after {MAX_BODY_BYTES // 1024} KiB"
         except (httpx.HTTPError, OSError) as error:
-            text = f"no answer: {str(error) or type(error).__name__}"
+            broken_off = True
+            text = f"no answer: {str(error).rstrip('.') or type(error).__name__}"
         else:
             text = self._told(call, response, body.decode("utf-8", "replace"))
         ms = (clock.monotonic() - started) * 1000
-        return Outcome(status, _shown(self._keys_of(call).sub("(a key)", text)), ms, end)
+        return Outcome(status, _shown(self._keys_of(call).sub("(a key)", text)), ms, end, broken_off)
 
     def _told(self, call: Call, response: httpx.Response, body: str) -> str:
         """Status, where it leads, and the body; notes an echo of a key."""
