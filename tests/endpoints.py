@@ -264,6 +264,16 @@ class ThinksLongOfDenials(Endpoint):
         return status
 
 
+class HangsUpOnDenials(Endpoint):
+    """Without an answer."""
+
+    def answer(self, call: Call) -> None:
+        if self.status(call) == 403:
+            call.close_connection = True
+        else:
+            super().answer(call)
+
+
 @dataclass
 class ThinksOfOneAtATime(Endpoint):
     """Everybody else waits."""
@@ -437,10 +447,12 @@ class Listener(socketserver.ThreadingTCPServer):
     request_queue_size = 128
     address_family = socket.AF_INET
 
-    def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None, plain: bool) -> None:
-        """Bind, on any free port; without `tls` nothing but plain HTTP is served."""
+    def __init__(
+        self, endpoint: Endpoint, tls: ssl.SSLContext | None, *, plain: bool, address: tuple[str, int]
+    ) -> None:
+        """Bind; without `tls` nothing but plain HTTP is served."""
         self.endpoint, self.tls, self.plain = endpoint, tls, plain
-        super().__init__(("127.0.0.1", 0), Call)
+        super().__init__(address, Call)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """One connection, in a thread of its own."""
@@ -464,9 +476,15 @@ def context(certificate: Issued) -> ssl.SSLContext:
 
 
 @contextmanager
-def serving(endpoint: Endpoint, tls: ssl.SSLContext | None, *, plain: bool = False) -> Iterator[str]:
-    """Serve an endpoint; yields its URL."""
-    with Listener(endpoint, tls, plain) as listener:
+def serving(
+    endpoint: Endpoint,
+    tls: ssl.SSLContext | None,
+    *,
+    plain: bool = False,
+    address: tuple[str, int] = ("127.0.0.1", 0),
+) -> Iterator[str]:
+    """Serve an endpoint, on any free port; yields its URL."""
+    with Listener(endpoint, tls, plain=plain, address=address) as listener:
         thread = threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:

@@ -9,7 +9,7 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -57,7 +57,7 @@ def verdicts(report: Report, verdict: Verdict) -> set[str]:
     return {finding.clause.id for finding in report.findings if finding.verdict is verdict}
 
 
-def fails_on(report: Report, clause: str, consequences: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+def fails_on(report: Report, clause: str, consequences: Set[str] = frozenset()) -> None:
     """Assert that this clause fails, these as its consequences, and no other."""
     found = {finding.clause.id: (finding.verdict.value, finding.received) for finding in report.findings}
     assert list(found) == ORDER
@@ -134,6 +134,7 @@ FAMILY = [
     Broken("denied", lambda: endpoints.Decides(for_denied=200), name="let in"),
     Broken("denied", lambda: endpoints.Decides(for_denied=404), name="404"),
     Broken("denied", lambda: endpoints.Decides(for_denied=500), name="a fault"),
+    Broken("denied", endpoints.HangsUpOnDenials),
     Broken("body-not-json", lambda: endpoints.JudgesBadly(not_json=500), name="a fault"),
     Broken("body-not-json", lambda: endpoints.JudgesBadly(not_json=200), name="let in"),
     Broken("body-field-missing", lambda: endpoints.JudgesBadly(field_missing=500), name="a fault"),
@@ -215,6 +216,24 @@ def test_plain_http_beside_tls(authority: Authority, certificate: Issued) -> Non
     """On the same port."""
     with serving(Endpoint(), endpoints.context(certificate), plain=True) as url:
         fails_on(probe(url, authority.file), "plain-http")
+
+
+def test_plain_http_on_port_80(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address without a port is 443, and beside it the plain HTTP that people forget is asked too."""
+    resolve = socket.getaddrinfo
+
+    def resolved(host: Any, *more: Any, **named: Any) -> Any:
+        return resolve("127.0.0.80" if host in ("gate.example.com", b"gate.example.com") else host, *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    url = f"https://gate.example.com{endpoints.PATH}"
+    with serving(Endpoint(), endpoints.context(authority.issue("gate.example.com")), address=("127.0.0.80", 443)):
+        assert probe(url, authority.file).holds
+        with serving(Endpoint(), None, plain=True, address=("127.0.0.80", 80)):
+            report = probe(url, authority.file)
+    fails_on(report, "plain-http")
+    (told,) = (finding.received for finding in report.findings if finding.clause is clauses.PLAIN_HTTP)
+    assert "port 443: no HTTP" in told and "port 80: 401" in told
 
 
 def test_plain_http_and_nothing_else(authority: Authority) -> None:

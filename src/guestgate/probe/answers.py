@@ -156,7 +156,7 @@ async def findings(target: Target, caller: Caller, known: dict[Call, Outcome]) -
     outcomes = dict(known)
     plain_call = checkin(target.allowed, target.key)
     plain = outcomes[plain_call]
-    bare = await caller.call(replace(plain_call, content_type="application/json"))
+    bare = await _ask(caller, replace(plain_call, content_type="application/json"))
     root = _root(plain, bare)
     redirected = False
     for check in checks(target):

@@ -22,7 +22,7 @@ from guestgate.texts import printable
 PATIENCE_S = 3.0
 MAX_BODY_BYTES = 64 * 1024
 SHOWN_CHARS = 240
-# A shorter token may stand in an answer by chance.
+# A shorter key may stand in an answer by chance.
 MIN_ECHO_CHARS = 8
 
 
@@ -130,18 +130,17 @@ class Caller:
         """Status, where it leads, and the body; notes an echo of a key."""
         head = " ".join(f"{name}: {value}" for name, value in response.headers.items())
         keys = self._keys_of(call)
-        if keys.search(head) or keys.search(body):
+        if len(self._target.key) >= MIN_ECHO_CHARS and (keys.search(head) or keys.search(body)):
             self._echoes.add(call.describe())
         location = f", Location: {response.headers['location']}" if "location" in response.headers else ""
         return f"{response.status_code}{location} {body}".strip()
 
     def _keys_of(self, call: Call) -> re.Pattern[str]:
         """Finds the studio's key and the token that was sent, as an answer may spell them."""
-        tokens = {self._target.key, call.token.value if call.token else ""}
-        spellings = {spelling for token in tokens if len(token) >= MIN_ECHO_CHARS for spelling in _spellings(token)}
-        # The longest first, since one may begin with another; where there are none, nothing is found.
-        ordered = sorted(spellings, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, ordered)) or r"(?!)", re.IGNORECASE)
+        tokens = {self._target.key, call.token.value if call.token else ""} - {""}
+        # The longest first, since one may begin with another.
+        spellings = sorted({spelling for token in tokens for spelling in _spellings(token)}, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, spellings)), re.IGNORECASE)
 
 
 async def _read(response: httpx.Response) -> bytes:

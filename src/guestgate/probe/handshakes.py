@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from guestgate.probe.target import Target
 
 PATIENCE_S = 3.0
+# Where the first of a host's addresses does not answer by then, the next is tried as well (RFC 8305).
+HAPPY_EYEBALLS_S = 0.25
 # How OpenSSL names an alert that the other side has sent.
 ALERTS = ("TLSV1_", "TLSV13_", "SSLV3_ALERT")
 # The other side did not send what belongs to this version; so it does not speak it.
@@ -40,7 +42,9 @@ class Handshake:
     @property
     def refused(self) -> bool:
         """Whether the other side did not go along; False also where our own OpenSSL broke off."""
-        if not isinstance(self.error, ssl.SSLError) or isinstance(self.error, ssl.SSLEOFError):
+        if not isinstance(self.error, ssl.SSLError) or isinstance(
+            self.error, ssl.SSLEOFError | ssl.SSLZeroReturnError
+        ):
             return not self.done
         reason = self.error.reason or ""
         return reason.startswith(ALERTS) or reason in NOT_SPOKEN
@@ -63,7 +67,11 @@ async def shake(target: Target, context: ssl.SSLContext) -> Handshake:
     try:
         async with asyncio.timeout(PATIENCE_S):
             _, writer = await asyncio.open_connection(
-                target.host, target.port, ssl=context, server_hostname=target.host
+                target.host,
+                target.port,
+                ssl=context,
+                server_hostname=target.host,
+                happy_eyeballs_delay=HAPPY_EYEBALLS_S,
             )
     except (OSError, ValueError) as error:  # TimeoutError and SSLError are OSErrors; ValueError: no possible name
         return Handshake(error)

@@ -34,16 +34,16 @@ async def reuse(target: Target, caller: Caller) -> Finding:
     return Finding(clauses.REUSE, verdict, sent, f"answered on {connections} connection{'s' * (connections > 1)}")
 
 
-async def in_time(target: Target, caller: Caller, calls: int, expected: dict[Card, int | None]) -> Finding:
+async def in_time(target: Target, caller: Caller, calls: int, expected: dict[Card, int]) -> Finding:
     """So many calls, one after the other; the first opens the connection.
 
-    `expected` is the status that each card got before, None where it got none.
+    `expected` is the status that each card got before; a card that got none is left out.
     """
     return await _measure(clauses.IN_TIME, target, [caller], calls, expected)
 
 
 async def in_time_together(
-    target: Target, callers: Sequence[Caller], calls: int, expected: dict[Card, int | None], alone: Finding
+    target: Target, callers: Sequence[Caller], calls: int, expected: dict[Card, int], alone: Finding
 ) -> Finding:
     """So many calls by 32 callers at a time. Who is late one by one will be late here too.
 
@@ -59,9 +59,9 @@ async def in_time_together(
 
 
 async def _measure(
-    clause: Clause, target: Target, callers: Sequence[Caller], calls: int, expected: dict[Card, int | None]
+    clause: Clause, target: Target, callers: Sequence[Caller], calls: int, expected: dict[Card, int]
 ) -> Finding:
-    cards = (target.allowed, target.denied)
+    cards = list(expected)
     outcomes: list[tuple[Card, Outcome]] = []
     numbers = iter(range(calls))
     stop_at = clock.monotonic() + PASS_S
@@ -70,7 +70,7 @@ async def _measure(
         for number in numbers:
             if clock.monotonic() > stop_at:
                 return
-            card = cards[number % 2]
+            card = cards[number % len(cards)]
             outcomes.append((card, await caller.call(checkin(card, target.key))))
 
     await asyncio.gather(*(call_on(caller) for caller in callers))
@@ -90,7 +90,7 @@ async def _measure(
         texts.append(f"ended after {PASS_S} s")
     verdict = Verdict.FAILED if late or changed else Verdict.PASSED
     how = "one after the other" if len(callers) == 1 else f"{len(callers)} at a time"
-    sent = f"{calls} check-ins of the allowed and the denied card in turn, {how}"
+    sent = f"{calls} check-ins, {how}, of {' and '.join(card.aggregator_id for card in cards)} in turn"
     return Finding(clause, verdict, sent, "\n".join(texts), figures=figures)
 
 

@@ -14,7 +14,16 @@ from guestgate import clock
 from guestgate.probe import clauses
 from guestgate.probe.calls import Call, Caller
 from guestgate.probe.clauses import Clause
-from guestgate.probe.handshakes import HOST_MISMATCH, OUT_OF_DATE, Handshake, can_offer, only, pinned, shake
+from guestgate.probe.handshakes import (
+    HAPPY_EYEBALLS_S,
+    HOST_MISMATCH,
+    OUT_OF_DATE,
+    Handshake,
+    can_offer,
+    only,
+    pinned,
+    shake,
+)
 from guestgate.probe.report import Finding, Verdict, consequence
 from guestgate.probe.target import Target
 from guestgate.sandbox.door import trust
@@ -61,7 +70,7 @@ async def _reachable(target: Target) -> Finding:
     try:
         async with asyncio.timeout(PATIENCE_S):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            _, writer = await asyncio.open_connection(host, port)
+            _, writer = await asyncio.open_connection(host, port, happy_eyeballs_delay=HAPPY_EYEBALLS_S)
             writer.transport.abort()
     except TimeoutError:
         return Finding(clauses.REACHABLE, Verdict.FAILED, sent, f"no connection within {PATIENCE_S:g} s")
