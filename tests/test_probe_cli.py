@@ -128,7 +128,7 @@ def test_an_endpoint_does_not_steer_the_terminal(
         def answer(self, call: endpoints.Call) -> None:
             call.reply(500, "\x1b]0;owned\x07\x00\ufffe\u202e[bold]</failure>[/nothing]".encode())
 
-    done = probe(terminal, authority, Steers(), *options, status=1)
+    done = probe(terminal, authority, Steers(), "--allowed", "\x1b[31mm:5", *options, status=1)
     assert not any(character in done.out for character in "\x1b\x07\x00\ufffe\u202e")
     assert "[bold]</failure>[/nothing]" in done.out
     for file in Path().glob("probe.xml"):

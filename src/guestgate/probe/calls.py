@@ -87,7 +87,8 @@ class Caller:
         self._client = httpx.AsyncClient(
             verify=target.trusting,
             trust_env=False,
-            timeout=PATIENCE_S,
+            # The limit of a whole call is set in `call`; a connect that is given up closes what it has opened.
+            timeout=httpx.Timeout(PATIENCE_S, connect=PATIENCE_S - 0.1),
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=int(keep_alive)),
             headers={"User-Agent": "guestgate-probe", "Accept-Encoding": "identity"},
         )

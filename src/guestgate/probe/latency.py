@@ -90,7 +90,7 @@ async def _measure(
         texts.append(f"ended after {PASS_S} s")
     verdict = Verdict.FAILED if late or changed else Verdict.PASSED
     how = "one after the other" if len(callers) == 1 else f"{len(callers)} at a time"
-    sent = f"{calls} check-ins, {how}, of {' and '.join(card.aggregator_id for card in cards)} in turn"
+    sent = f"{calls} check-ins, {how}, of {'both cards in turn' if len(cards) > 1 else 'the allowed card'}"
     return Finding(clause, verdict, sent, "\n".join(texts), figures=figures)
 
 

@@ -131,6 +131,7 @@ async def _certificate(target: Target, der: bytes) -> AsyncIterator[Finding]:
     try:
         certificate = x509.load_der_x509_certificate(der)
         starts, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        issuer = printable(certificate.issuer.rfc4514_string())
     except ValueError as error:
         unreadable = f"a certificate that cannot be read: {printable(str(error))}"
         yield Finding(clauses.CERTIFICATE_CHAIN, Verdict.FAILED, "a handshake", unreadable)
@@ -145,11 +146,10 @@ async def _certificate(target: Target, der: bytes) -> AsyncIterator[Finding]:
     attempt = await shake(target, context)
     # What is wrong with the days is told below; OpenSSL looks at them once the chain is complete.
     known = attempt.done or (attempt.verify_code in OUT_OF_DATE and not in_force)
-    issuer = printable(certificate.issuer.rfc4514_string())
     yield Finding(
         clauses.CERTIFICATE_CHAIN,
         Verdict.PASSED if known else Verdict.FAILED,
-        f"a handshake that trusts the system's authorities{f' and {target.ca}' if target.ca else ''}",
+        f"a handshake that trusts the system's authorities{printable(f' and {target.ca}') if target.ca else ''}",
         f"trusted; issued by {issuer}" if known else f"not trusted: {_about_chain(attempt)}; issued by {issuer}",
     )
 
@@ -182,7 +182,7 @@ def _names(certificate: x509.Certificate) -> str:
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         names = [str(name.value) for name in extension.value]
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
         names = []
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return printable(", ".join(names[:MOST_NAMES]) or "no host") + more
