@@ -83,7 +83,8 @@ async def shake(target: Target, context: ssl.SSLContext) -> Handshake:
 
 def only(version: ssl.TLSVersion) -> ssl.SSLContext:
     """A caller who speaks this version and no other, and takes whatever certificate is shown."""
-    context = _trusting()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_ciphers("ALL:@SECLEVEL=0")  # with less OpenSSL would not even offer the old versions
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # that they are old is why we ask
@@ -105,10 +106,4 @@ def pinned(certificate: bytes) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(cadata=certificate)
-    return context
-
-
-def _trusting() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
