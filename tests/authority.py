@@ -12,7 +12,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-
 SIGNS = x509.KeyUsage(
     digital_signature=True,
     content_commitment=False,
