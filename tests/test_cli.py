@@ -1046,11 +1046,6 @@ def test_an_address_the_platform_cannot_call_is_refused(url: str, desk: Terminal
     assert str(caught.value).startswith("--url: ") and "\n" not in str(caught.value)
 
 
-def test_nothing_is_sent(desk: Terminal) -> None:
-    """Without --print there is nothing to do, and that is said."""
-    assert "--print" in desk.complaint("register", "--url", "https://gate.example.com")
-
-
 # explain
 
 

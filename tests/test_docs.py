@@ -20,6 +20,7 @@ from guestgate.admin.shapes import Event
 from guestgate.cli import app
 from guestgate.metrics import DoorMetrics
 from guestgate.model import Reason
+from guestgate.probe.clauses import CLAUSES
 from guestgate.settings import Settings
 from guestgate.starter import CONFIG
 from guestgate.tokens import Role
@@ -27,6 +28,7 @@ from guestgate.tokens import Role
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 DOCUMENTS = "\n".join(path.read_text("utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+PROBE = (ROOT / "docs/PROBE.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
@@ -84,6 +86,56 @@ def test_every_metric_is_documented() -> None:
         assert f"| `{role.value}` |" in DOCUMENTS
     for kind in get_args(Event.model_fields["type"].annotation):
         assert f"| `{kind}` |" in DOCUMENTS
+
+
+def test_every_clause_of_the_probe_is_documented() -> None:
+    """In the order in which they are asked; and each rests on a section that the contract has."""
+    table = PROBE.partition("## The clauses")[2].partition("\n\nWhat failed")[0]
+    assert re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE) == [clause.id for clause in CLAUSES]
+    sections = re.findall(
+        r"^## (.*?)(?: \(\*platform\*\))?$", (ROOT / "docs/CONTRACT.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert {clause.section for clause in CLAUSES} <= set(sections)
+
+
+def test_the_example_of_the_probe(tmp_path: Path) -> None:
+    """Its first endpoint word for word, on a free port: the faults it tells of, one mending after the other."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", PROBE, re.MULTILINE | re.DOTALL)
+    endpoint, decide = (text for language, text in blocks if language == "python")
+    shown = [text for language, text in blocks if language == ""]
+    commands = next(text for language, text in blocks if language == "sh")
+    (mended,) = re.findall(r"`(self\.headers\.get_content_type.*?)`", PROBE)
+    ending = "\nstatus=$?; kill %1; wait %1; exit $status"
+    script = commands.replace(
+        "printf", "until (: < /dev/tcp/localhost/9443) 2> /dev/null; do sleep 0.1; done\nprintf"
+    )
+    port = str(free_port())
+
+    def probed(endpoint: str, status: int) -> list[str]:
+        (tmp_path / "endpoint.py").write_text(endpoint.replace("9443", port), "utf-8")
+        done = subprocess.run(
+            ["bash", "-uc", script.replace("9443", port) + ending],
+            cwd=tmp_path,
+            env=environment() | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == status, (done.stdout, done.stderr)
+        return [" ".join(line.split()) for line in done.stdout.splitlines()]
+
+    def rows(lines: list[str]) -> list[str]:
+        return [" ".join(line.split()) for line in lines if line.startswith(("failed", "consequence"))]
+
+    first = probed(endpoint, 1)
+    assert rows(first)[: len(rows(shown[0].splitlines()))] == rows(shown[0].splitlines())
+    assert len(rows(first)) == 5
+    assert "received application/json; charset=utf-8: 415" in first
+    endpoint = endpoint.replace('self.headers["Content-Type"] != "application/json"', mended)
+    assert rows(probed(endpoint, 1)) == rows(shown[1].splitlines())
+    endpoint = re.sub(r"^def decide.*?\n\n\n", lambda _: f"{decide}\n\n", endpoint, flags=re.MULTILINE | re.DOTALL)
+    assert any(line.startswith(shown[2].strip()) for line in probed(endpoint, 0))
 
 
 def test_links_lead_somewhere() -> None:

@@ -16,6 +16,7 @@ from guestgate.cli import (
     keys,
     members,
     plans,
+    probe,
     rules,
     sandbox,
     serving,
@@ -50,6 +51,7 @@ visits.register(app)
 changes.register(app)
 statements.register(app)
 app.add_typer(sandbox.app, name="sandbox", rich_help_panel="Going live")
+probe.register(app)
 app.add_typer(tokens.app, name="token", rich_help_panel="Care")
 care.register(app)
 app.add_typer(db.app, name="db", rich_help_panel="Care")

@@ -23,6 +23,7 @@ from guestgate import settings
 from guestgate.database import Database
 from guestgate.errors import UsageError
 from guestgate.rows import BadRows
+from guestgate.texts import printable as printable  # noqa: PLC0414 - the commands take it from here
 
 ConfigFile = Annotated[
     Path | None,
@@ -56,11 +57,6 @@ def print_json(value: Any) -> None:
 def say(text: str) -> None:
     """A plain line for people."""
     console.print(text, markup=False)
-
-
-def printable(text: str) -> str:
-    """A text that others may have chosen, without what would steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def show(value: Mapping[str, Any], as_json: bool) -> None:
