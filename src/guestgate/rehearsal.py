@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection
 
-from guestgate import clock, plans, schema, studios
-from guestgate.database import Database
+from guestgate import clock, members, plans, studios
+from guestgate.database import SYSTEM, Database
 from guestgate.directory import KeyKind
 from guestgate.errors import OperationError
 from guestgate.members import MemberRow, Upsert
@@ -40,7 +40,7 @@ class Rehearsal:
 
 
 @contextmanager
-def rehearsal(database: Database, aggregator_id: str | None) -> Iterator[Rehearsal]:
+def rehearsal(database: Database, aggregator_id: str | None, who: str = SYSTEM) -> Iterator[Rehearsal]:
     """Make all of it, and unmake it at the end, whatever that is. Raises OperationError while another one runs.
 
     The cards bear our own `aggregator_id` where there is one, since then the platform sends that.
@@ -48,16 +48,16 @@ def rehearsal(database: Database, aggregator_id: str | None) -> Iterator[Rehears
     key = secrets.token_urlsafe(32)
     # Far from the customers that the platform has given out so far.
     customers = {member: 2**62 + secrets.randbelow(2**62) for member in (ALLOWED, DENIED)}
-    with database.write() as connection:
+    with database.write(who) as connection:
         fingerprint = _make(connection, key, customers)
     try:
         yield Rehearsal(key, *(Card(aggregator_id or member, customer) for member, customer in customers.items()))
     finally:
-        with database.write() as connection:
+        with database.write(who) as connection:
             with suppress(OperationError):  # somebody has done so already
                 studios.revoke_key(connection, fingerprint)
             studios.change(connection, NAME, active=False)
-            _forget_members(connection)
+            _remove_members(connection)
             plans.remove(connection, NAME)
 
 
@@ -74,7 +74,7 @@ def _make(connection: Connection, key: str, customers: dict[str, int]) -> str:
             f"{KEY_LIFE.seconds // 60} minutes; guestgate key list --studio {NAME} shows when it ends"
         )
     studios.change(connection, NAME, active=True)
-    _forget_members(connection)
+    _remove_members(connection)
     plans.apply(connection, {NAME: PlanDocument(name="Probe of our endpoint", reentry_minutes=0)})
     statuses = {ALLOWED: Status.ACTIVE, DENIED: Status.SUSPENDED}
     Upsert()(
@@ -87,7 +87,7 @@ def _make(connection: Connection, key: str, customers: dict[str, int]) -> str:
     return studios.add_key(connection, NAME, key, KeyKind.CHECKIN, clock.now() + KEY_LIFE)
 
 
-def _forget_members(connection: Connection) -> None:
-    ours = (ALLOWED, DENIED)
-    connection.execute(delete(schema.customers).where(schema.customers.c.member_id.in_(ours)))
-    connection.execute(delete(schema.members).where(schema.members.c.id.in_(ours)))
+def _remove_members(connection: Connection) -> None:
+    for member in (ALLOWED, DENIED):
+        if members.exists(connection, member):
+            members.remove(connection, member)

@@ -23,6 +23,7 @@ from guestgate.cli.common import (
     progress_bar,
     read_key,
     say,
+    who,
 )
 from guestgate.cli.sandbox import KEY_PATIENCE_S, one_tap
 from guestgate.errors import UsageError
@@ -125,7 +126,7 @@ def _rehearse(url: str, loaded: settings.Settings, config: Path | None) -> Repor
     # Whatever ends us, what was made for the probe goes with us.
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)
-    with rehearsal(open_database(config), loaded.aggregator_id) as made:
+    with rehearsal(open_database(config), loaded.aggregator_id, who()) as made:
         card = made.allowed
         # The first tap waits until the server knows the key.
         asyncio.run(one_tap(url, made.key, None, card.aggregator_id, card.customer_id, patience_s=KEY_PATIENCE_S))
