@@ -11,13 +11,16 @@ import ssl
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from guestgate import tokens
 from guestgate.database import Database
 from guestgate.quickstart import make_certificate
+from guestgate.tokens import Role
 
 PATH = "/checkin-validation"
 PLANS = """\
@@ -154,18 +157,19 @@ class Gate:
         with self.client(studio_id) as client:
             return client.post(self.url, json={"aggregatorId": member, "customerId": customer})
 
-    def token(self, role: str = "admin") -> str:
-        """A new token for the admin listener."""
-        return str(self.json("token", "create", "--role", role)[0]["token"])
+    def token(self, role: str = "admin", *, name: str = "", expires_at: datetime | None = None) -> str:
+        """A new token for the admin listener, without the price of a command."""
+        with self.database.write("test") as connection:
+            return tokens.create(connection, Role(role), name=name, expires_at=expires_at)
 
     @property
     def admin_url(self) -> str:
         """Where the admin listener serves."""
         return f"http://127.0.0.1:{self.admin_port}"
 
-    def office(self, role: str = "admin", **options: Any) -> httpx.Client:
-        """A client of the admin API, with a token of this role."""
-        headers = {"Authorization": f"Bearer {self.token(role)}"}
+    def office(self, role: str = "admin", *, name: str = "", **options: Any) -> httpx.Client:
+        """A client of the admin API, with a token of this role; paths begin behind ``/api/v1``."""
+        headers = {"Authorization": f"Bearer {self.token(role, name=name)}"}
         return httpx.Client(base_url=f"{self.admin_url}/api/v1", headers=headers, timeout=60, **options)
 
     def raw(self, data: bytes, *, read: bool = True, timeout: float = 5) -> bytes:

@@ -421,7 +421,7 @@ def test_a_json_line_of_a_megabyte_spoils_only_itself(place: int, desk: Terminal
         ('{"member_id": "m1", "plan": "free", "city": "\\udcff"}', "city"),
         ('{"member_id": "m1", "plan": "free", "city": "\\u0000"}', "city"),
         ('{"member_id": "m1", "plan": "\\ud800"}', "plan"),
-        ('{"member_id": "m1", "customer_id": 1' + "0" * 5000 + "}", "JSON"),
+        ('{"member_id": "m1", "customer_id": 1' + "0" * 5000 + "}", "customer_id"),
         ("[" * 10_000 + "]" * 10_000, "JSON"),
     ],
 )

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple
 
+from guestgate import strict_json
 from guestgate.model import Ruling
+from guestgate.strict_json import NotJsonError
 
 MAX_BODY_BYTES = 16 * 1024
 MAX_CUSTOMER_ID = 2**63 - 1
-MAX_DIGITS = 20
 MAX_AGGREGATOR_ID_CHARS = 255
 EXAMPLE = '{"aggregatorId": "<your-id>", "customerId": 293123213}'
 
@@ -26,63 +27,17 @@ class BadBodyError(ValueError):
 def parse_checkin(body: bytes) -> tuple[str, int]:
     """``aggregatorId`` and ``customerId`` of a body. Raises BadBodyError."""
     try:
-        content = _decoder.decode(body.decode("utf-8"))
-    except BadBodyError:
-        raise
-    except UnicodeDecodeError:
-        raise BadBodyError("the body is not UTF-8") from None
-    except (ValueError, RecursionError):
-        raise BadBodyError(f"the body is not JSON; send {EXAMPLE}") from None
+        content = strict_json.loads(body)
+    except NotJsonError as error:
+        raise BadBodyError(f"the body {error}; send {EXAMPLE}") from None
     if not isinstance(content, dict):
         raise BadBodyError(f"the body is not a JSON object; send {EXAMPLE}")
-    if b"\\u" in body:  # only an escape can bring in what UTF-8 and JSON themselves keep out
-        _check_texts(content)
     aggregator_id, customer_id = content.get("aggregatorId"), content.get("customerId")
     if not isinstance(aggregator_id, str) or not 1 <= len(aggregator_id) <= MAX_AGGREGATOR_ID_CHARS:
         raise BadBodyError("aggregatorId should be a string of 1 to 255 characters")
     if type(customer_id) is not int or not 1 <= customer_id <= MAX_CUSTOMER_ID:
         raise BadBodyError(f"customerId should be an integer from 1 to {MAX_CUSTOMER_ID}")
     return aggregator_id, customer_id
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise BadBodyError("the body names a property twice")
-    return content
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise BadBodyError(f"the body contains {name}, which is not JSON")
-
-
-def _int(digits: str) -> int:
-    """Python refuses to read integers of thousands of digits; any that long is as good as too large."""
-    return int(digits) if len(digits) <= MAX_DIGITS else MAX_CUSTOMER_ID + 1
-
-
-_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_int)
-
-
-def _check_texts(value: Any) -> None:
-    pending = [value]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, dict):
-            pending += value.keys()
-            pending += value.values()
-        elif isinstance(value, list):
-            pending += value
-        elif isinstance(value, str) and ("\0" in value or not _encodable(value)):
-            raise BadBodyError("the body contains a NUL character or half a surrogate pair")
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class Response(NamedTuple):

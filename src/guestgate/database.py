@@ -58,7 +58,11 @@ class Database:
         self._checkpoints = checkpoints
         self._class = occupancy.connection_class(self._driver, self.path)
         self.engine = create_engine(
-            self.url, module=self._driver, poolclass=NullPool, connect_args={"factory": self._class}
+            self.url,
+            module=self._driver,
+            poolclass=NullPool,
+            connect_args={"factory": self._class},
+            hide_parameters=True,  # they may be personal, and errors are logged
         )
         event.listen(self.engine, "connect", self._configure)
         event.listen(self.engine, "begin", self._begin)

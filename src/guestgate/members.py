@@ -44,6 +44,8 @@ CUSTOMER_FIELDS = ("customer_id", "customers")
 FIELDS = ("member_id", "plan", "status", *DATE_FIELDS, *CUSTOMER_FIELDS, *PROFILE_FIELDS)
 PHONE_PREFIX = "phone_"
 UNWANTED = re.compile(r"[\x00-\x1f\ud800-\udfff]")
+# A member has one at every gym chain; a row that links thousands would hold the lock for long.
+MAX_CUSTOMERS = 100
 GENDERS = ("MALE", "FEMALE", "UNISEX")
 
 _m, _c = schema.members.c, schema.customers.c
@@ -150,6 +152,8 @@ def parse_customers(value: Any) -> tuple[int, ...]:
     if value is None or value == "":
         return ()
     parts = value.split(";") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    if len(parts) > MAX_CUSTOMERS:
+        raise BadRowError(f"customer_id: has {len(parts)} where a row takes {MAX_CUSTOMERS} at most")
     return tuple(parse_customer(part) for part in parts)
 
 
@@ -162,7 +166,8 @@ def parse_customer(value: Any) -> int:
         or not 1 <= len(text) <= 19
         or not 1 <= int(text) <= MAX_CUSTOMER_ID
     ):
-        raise BadRowError(f"customer_id: {value!r} is not an integer from 1 to {MAX_CUSTOMER_ID}")
+        shown = f"{value!r:.40}" if isinstance(value, str | int | float) else "this"
+        raise BadRowError(f"customer_id: {shown} is not an integer from 1 to {MAX_CUSTOMER_ID}")
     return int(text)
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, NamedTuple, Protocol, Self, TypeVar
 
+from guestgate import strict_json
 from guestgate.errors import UsageError
+from guestgate.strict_json import NotJsonError
 from guestgate.suggest import did_you_mean
 
 Item = TypeVar("Item")
@@ -222,18 +224,17 @@ def lines_of(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
 def ndjson(lines: Iterable[bytes]) -> Iterator[Row]:
     """A row for each line that is not blank."""
     for number, line in enumerate(lines, start=1):
+        if number == 1:
+            line = line.removeprefix(BOM)  # noqa: PLW2901
         if len(line) > MAX_LINE_CHARS:
             yield Row(number, None, f"the line is longer than {MAX_LINE_CHARS} bytes")
             continue
         if not line.strip():
             continue
         try:
-            content = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            yield Row(number, None, "is not UTF-8 text")
-            continue
-        except (ValueError, RecursionError):
-            yield Row(number, None, "is not JSON")
+            content = strict_json.loads(line, any_text=True)
+        except NotJsonError as error:
+            yield Row(number, None, str(error))
             continue
         if isinstance(content, dict):
             yield Row(number, content)

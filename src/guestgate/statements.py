@@ -14,7 +14,7 @@ from guestgate.errors import UsageError
 from guestgate.model import VisitState
 from guestgate.record import Filter
 
-MONTH = re.compile(r"^\d{4}-(0[1-9]|1[0-2])$")
+MONTH = re.compile(r"^[0-9]{4}-(0[1-9]|1[0-2])$")
 
 
 def statement(connection: Connection, month: str, studio: str | None, *, payable_requires: str) -> dict[str, Any]:

@@ -3,52 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
+import anyio
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from guestgate import strict_json
 from guestgate.admin.context import Context
 from guestgate.admin.problems import ProblemError
+from guestgate.strict_json import NotJsonError
 from guestgate.tokens import Holder, Role, holder
 
 MAX_BODY_BYTES = 1024 * 1024
+MAX_BODY_S = 30
 # A connection that is closed with unread data can lose the answer on its way.
-MAX_DRAIN_BYTES = 64 * 1024
+MAX_DRAIN_BYTES = 4 * MAX_BODY_BYTES
+MAX_DRAIN_S = 1
 
 UNAUTHORIZED = ProblemError(
     401, "send a valid token: Authorization: Bearer TOKEN", {"www-authenticate": 'Bearer realm="guestgate"'}
 )
 TOO_LARGE = ProblemError(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+ENCODED = ProblemError(415, "send the body as it is, without Content-Encoding")
+TOO_LATE = ProblemError(408, "the body did not arrive in time")
+BROKEN_OFF = ProblemError(400, "the body was broken off")
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
+class _JsonRequest(Request):
+    """A request whose body is read strictly."""
+
+    async def json(self) -> Any:
+        """The body's value."""
+        try:
+            return strict_json.loads(await self.body())
+        except NotJsonError as error:
+            raise ProblemError(400, f"the body {error}") from None
+
+
 class Guarded(APIRoute):
-    """A route that only some roles may use."""
+    """A route that only some roles may use. The OpenAPI document says which."""
 
     required: Role
+    media_types: tuple[str, ...] = ("application/json", "application/merge-patch+json")
     max_body_bytes: int | None = MAX_BODY_BYTES
+
+    def __init__(self, *arguments: Any, openapi_extra: dict[str, Any] | None = None, **options: Any) -> None:
+        """As FastAPI makes a route."""
+        extra = {"security": [{"token": []}], "x-role": self.required.value, **(openapi_extra or {})}
+        super().__init__(*arguments, openapi_extra=extra, **options)
 
     def get_route_handler(self) -> Handler:
         """The handler behind its guard."""
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
+            whole = request
             try:
                 request.state.holder = await self._admitted(request)
-                if _length(request) > (self.max_body_bytes or float("inf")):
-                    raise TOO_LARGE
+                self._check_headers(request)
+                if self.max_body_bytes is not None:
+                    whole = _JsonRequest(request.scope, _limited(request.receive, self.max_body_bytes))
+                    await _read(whole)
             except ProblemError:
                 await _drain(request)
                 raise
-            if self.max_body_bytes is None:
-                return await handle(request)
-            return await handle(Request(request.scope, _limited(request.receive, self.max_body_bytes)))
+            return await handle(whole)
 
         return guarded
+
+    def _check_headers(self, request: Request) -> None:
+        if request.method not in ("POST", "PUT", "PATCH"):
+            return
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise ENCODED
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type and media_type not in self.media_types:
+            raise ProblemError(415, f"send Content-Type: {self.media_types[0]}")
+        if _length(request) > (self.max_body_bytes or float("inf")):
+            raise TOO_LARGE
 
     async def _admitted(self, request: Request) -> Holder:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -63,8 +102,9 @@ class Guarded(APIRoute):
 
 
 class Streaming(Guarded):
-    """A route that reads its body by and by, however long that is."""
+    """A route that reads its body line by line, however long that is."""
 
+    media_types = ("application/x-ndjson", "application/ndjson", "application/jsonl")
     max_body_bytes = None
 
 
@@ -98,9 +138,22 @@ def _limited(receive: Receive, most: int) -> Receive:
     return receive_limited
 
 
+async def _read(request: Request) -> None:
+    """Have the whole body, which the request keeps."""
+    try:
+        with anyio.fail_after(MAX_BODY_S):
+            await request.body()
+    except TimeoutError:
+        raise TOO_LATE from None
+    except ClientDisconnect:
+        raise BROKEN_OFF from None
+
+
 async def _drain(request: Request) -> None:
+    """Take in what is not wanted, as far as limits of size and time allow."""
     drained = 0
-    async for chunk in request.stream():
-        drained += len(chunk)
-        if drained > MAX_DRAIN_BYTES:
-            return
+    with suppress(ClientDisconnect), anyio.move_on_after(MAX_DRAIN_S):
+        async for chunk in request.stream():
+            drained += len(chunk)
+            if drained > MAX_DRAIN_BYTES:
+                return

@@ -31,6 +31,7 @@ def create_app(database: Database, settings: Settings, ask_door: Callable[[], Do
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
+        strict_content_type=False,  # what the guard lets through without a content type is JSON
     )
     app.state.context = Context(database, settings, ask_door)
     problems.install(app)

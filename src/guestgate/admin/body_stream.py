@@ -6,9 +6,12 @@ import io
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import anyio.from_thread
 from fastapi import Request
 from starlette.requests import ClientDisconnect
+
+MAX_SILENCE_S = 60
 
 
 class BodyStream(io.RawIOBase):
@@ -29,7 +32,7 @@ class BodyStream(io.RawIOBase):
         while not self._chunk:
             try:
                 chunk = anyio.from_thread.run(self._next)
-            except ClientDisconnect:
+            except (ClientDisconnect, TimeoutError):
                 self.broken_off = True
                 return 0
             if not chunk:
@@ -41,8 +44,9 @@ class BodyStream(io.RawIOBase):
         return taken
 
     async def _next(self) -> bytes:
-        """The next chunk that is not empty; an empty one at the end."""
-        async for chunk in self._chunks:
-            if chunk:
-                return chunk
+        """The next chunk that is not empty; an empty one at the end. Whoever is silent for too long is let go."""
+        with anyio.fail_after(MAX_SILENCE_S):
+            async for chunk in self._chunks:
+                if chunk:
+                    return chunk
         return b""

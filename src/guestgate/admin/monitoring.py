@@ -39,7 +39,7 @@ def metrics(request: Request) -> Response:
 @anybody.get(
     "/readyz",
     response_model=dict[str, Any],
-    responses={503: {"description": "Something is not ready; its part says what"}},
+    responses={503: {"model": dict[str, Any], "description": "Something is not ready; its part says what"}},
     summary="Can check-ins be answered?",
 )
 def readyz(request: Request) -> JSONResponse:

@@ -11,7 +11,6 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from guestgate.admin.access import Guarded
 from guestgate.admin.shapes import Problem
 from guestgate.contract import MAX_CUSTOMER_ID
 from guestgate.model import Reason
@@ -41,30 +40,25 @@ def document(app: FastAPI, settings: Settings) -> dict[str, Any]:
         "token": {"type": "http", "scheme": "bearer", "description": "guestgate token create --role ROLE"},
         "studioKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "one for each studio"},
     }
-    roles = {
-        (route.path_format, method): route.required
-        for route in app.routes
-        if isinstance(route, Guarded)
-        for method in route.methods or ()
-    }
-    for path, operations in content["paths"].items():
+    for operations in content["paths"].values():
         for method, operation in operations.items():
             _describe_errors(operation, method)
-            if role := roles.get((path, method.upper())):
-                operation["security"] = [{"token": []}]
-                operation["description"] = f"{operation.get('description', '')}\n\nRole: {role}.".strip()
+            if "x-role" in operation:
+                operation["description"] += f"\n\nRole: {operation['x-role']}."
     content["paths"] |= _public(settings)
     return content
 
 
 def _describe_errors(operation: dict[str, Any], method: str) -> None:
     responses = operation["responses"]
-    problems = {"401": "No valid token", "403": "A token of another role", "503": "The database cannot be used"}
+    problems = {}
+    if "x-role" in operation:
+        problems = {"401": "No valid token", "403": "A token of another role", "503": "The database cannot be used"}
     if operation.get("parameters"):
         problems |= {"404": "There is no such thing", "422": "A field or parameter cannot be so"}
     if "requestBody" in operation:
-        problems |= {"400": "Not JSON", "404": "There is no such thing", "413": "Too large"}
-        problems |= {"415": "Another content type", "422": "A field or parameter cannot be so"}
+        problems |= {"400": "Not JSON", "404": "There is no such thing", "408": "The body did not arrive in time"}
+        problems |= {"413": "Too large", "415": "Another content type", "422": "A field or parameter cannot be so"}
     if method != "get":
         problems |= {"409": "What is there stands in the way", "412": "If-Match does not hold"}
     for status, what in problems.items():

@@ -10,12 +10,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from guestgate.errors import ConflictError, GuestgateError, NotFoundError, UsageError
 from guestgate.events import LostPlaceError
+from guestgate.toml_lines import sentence
 
 log = structlog.get_logger()
 
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 # The most specific first.
 STATUS: tuple[tuple[type[GuestgateError], int], ...] = (
     (NotFoundError, 404),
@@ -26,13 +29,11 @@ STATUS: tuple[tuple[type[GuestgateError], int], ...] = (
 )
 
 
-class ProblemError(Exception):
-    """An answer that is an error."""
+class ProblemError(HTTPException):
+    """An answer that is an error; its detail is one plain sentence.
 
-    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
-        """`detail` is one plain sentence."""
-        super().__init__(detail)
-        self.status, self.detail, self.headers = status, detail, headers
+    FastAPI lets an HTTPException pass where it takes any other error in the body's way for bad JSON.
+    """
 
 
 class ProblemResponse(JSONResponse):
@@ -49,31 +50,43 @@ class ProblemResponse(JSONResponse):
 def install(app: FastAPI) -> None:
     """Have every error of this application answered so."""
 
-    @app.exception_handler(ProblemError)
-    async def _(_: Request, error: ProblemError) -> ProblemResponse:
-        return ProblemResponse(error.status, error.detail, error.headers)
-
     @app.exception_handler(GuestgateError)
     async def _(_: Request, error: GuestgateError) -> ProblemResponse:
         status = next(status for kind, status in STATUS if isinstance(error, kind))
         return ProblemResponse(status, str(error).removeprefix("--"))  # options are fields here
 
     @app.exception_handler(HTTPException)
-    async def _(_: Request, error: HTTPException) -> ProblemResponse:
-        return ProblemResponse(error.status_code, str(error.detail), dict(error.headers or {}))
+    async def _(request: Request, error: HTTPException) -> ProblemResponse:
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = ", ".join(_allowed(request))
+            return ProblemResponse(405, f"use {allowed}", {"allow": allowed})
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return ProblemResponse(404, "there is nothing here")
+        return ProblemResponse(error.status_code, error.detail, dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def _(_: Request, error: RequestValidationError) -> ProblemResponse:
         # What was sent is not repeated: it may be personal.
-        errors = [{"field": _field(problem["loc"]), "detail": problem["msg"]} for problem in error.errors()]
-        malformed = any(problem["type"] == "json_invalid" for problem in error.errors())
+        errors = [
+            {"field": _field(problem["loc"]), "detail": sentence(problem["type"], problem["msg"])}
+            for problem in error.errors()
+        ]
         first = errors[0]
-        return ProblemResponse(400 if malformed else 422, f"{first['field']}: {first['detail']}", errors=errors)
+        return ProblemResponse(422, f"{first['field']}: {first['detail']}", errors=errors)
 
     @app.exception_handler(Exception)
     async def _(request: Request, error: Exception) -> ProblemResponse:
         log.error("a request failed", method=request.method, path=request.scope["route"].path, exc_info=error)
         return ProblemResponse(500, "this should not have happened; the server's log says more")
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that some route takes at this path; each route knows its own only."""
+    return [
+        method
+        for method in METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 def _field(place: tuple[Any, ...]) -> str:

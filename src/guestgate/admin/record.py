@@ -25,7 +25,7 @@ MONTH = statements.MONTH.pattern
 
 Member = Annotated[str | None, Query(max_length=255, description="Only this member's.")]
 Studio = Annotated[str | None, Query(max_length=255, description="Only at this studio.")]
-Since = Annotated[datetime | None, Query(description="Only since then; an instant with offset.")]
+Since = Annotated[shapes.Moment | None, Query(description="Only since then; an instant with offset.")]
 Sort = Annotated[Literal["asc", "desc"], Query(alias="order", description="asc: oldest first; desc: newest first.")]
 
 

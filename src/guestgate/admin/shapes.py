@@ -8,11 +8,11 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, create_model
 
 from guestgate.contract import MAX_CUSTOMER_ID
 from guestgate.directory import KeyKind
-from guestgate.members import PROFILE_FIELDS
+from guestgate.members import MAX_CUSTOMERS, PROFILE_FIELDS
 from guestgate.model import Effect, Outcome, Reason, Source, Status, VisitState
 
 Item = TypeVar("Item")
@@ -24,8 +24,17 @@ def _plain(text: str) -> str:
     return text
 
 
+def _written(value: Any) -> Any:
+    """pydantic takes numbers for seconds since 1970, and "0" for one; nobody means that."""
+    if not isinstance(value, str) or value.lstrip("+-").replace(".", "").isdecimal():
+        raise ValueError("should be written as ISO 8601 has it")
+    return value
+
+
 Text = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_plain)]
 CustomerId = Annotated[int, Field(ge=1, le=MAX_CUSTOMER_ID, strict=True)]
+Date = Annotated[date, BeforeValidator(_written, json_schema_input_type=date)]
+Moment = Annotated[datetime, BeforeValidator(_written, json_schema_input_type=datetime)]
 Tags = Annotated[list[Text], Field(max_length=100)]
 
 
@@ -42,10 +51,12 @@ class Body(BaseModel):
 
 class _MemberFields(Body):
     status: Status | None = Field(None, description="active where left out")
-    valid_from: date | None = Field(None, description="first day, on the studio's calendar")
-    valid_until: date | None = Field(None, description="last day")
-    cycle_anchor: date | None = Field(None, description="the day cycles are counted from; else valid_from")
-    customers: list[CustomerId] | None = Field(None, max_length=1000, description="the platform's customer ids")
+    valid_from: Date | None = Field(None, description="first day, on the studio's calendar")
+    valid_until: Date | None = Field(None, description="last day")
+    cycle_anchor: Date | None = Field(None, description="the day cycles are counted from; else valid_from")
+    customers: list[CustomerId] | None = Field(
+        None, max_length=MAX_CUSTOMERS, description="the platform's customer ids"
+    )
 
 
 _profile: Any = {name: (Annotated[str, Field(max_length=255)] | None, None) for name in PROFILE_FIELDS}
@@ -105,7 +116,7 @@ class StudioBody(Body):
     name: Text
     timezone: Text = Field(examples=["Europe/Berlin"])
     tags: Tags = []
-    test: bool = Field(False, description="its visits never count and never pay")
+    test: StrictBool = Field(False, description="its visits never count and never pay")
 
 
 class StudioPatch(Body):
@@ -114,7 +125,7 @@ class StudioPatch(Body):
     name: Text | None = None
     timezone: Text | None = None
     tags: Tags | None = None
-    active: bool | None = Field(None, description="false: every check-in is denied, studio_inactive")
+    active: StrictBool | None = Field(None, description="false: every check-in is denied, studio_inactive")
 
 
 class Studio(BaseModel):
@@ -134,7 +145,7 @@ class KeyBody(Body):
 
     key: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,512}$")]
     kind: KeyKind = KeyKind.CHECKIN
-    expires_at: datetime | None = None
+    expires_at: Moment | None = None
 
 
 class Key(BaseModel):
@@ -185,7 +196,7 @@ class VisitBody(Body):
 
     member: Text
     studio: Text
-    at: datetime | None = Field(None, description="with offset; now where left out")
+    at: Moment | None = Field(None, description="with offset; now where left out")
 
 
 class Why(Body):
@@ -216,7 +227,7 @@ class Question(Body):
 
     member: Text
     studio: Text
-    at: datetime | None = Field(None, description="with offset; now where left out")
+    at: Moment | None = Field(None, description="with offset; now where left out")
 
 
 class Verdict(BaseModel):
