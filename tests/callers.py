@@ -120,6 +120,10 @@ class Crowd:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Finish the calls that are under way, and make no more."""
         self._stop.set()
         for thread in self._threads:
             thread.join(60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from typing import IO
 import httpx
 import pytest
 from gate import Gate, environment, free_port, wait_for
+
+from guestgate.probe.report import Verdict
+from guestgate.probe.run import probe
+from guestgate.probe.target import Card, Target
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DOMAIN = "api.aggregator.example.com"
@@ -120,3 +125,10 @@ def test_only_the_platforms_paths_go_through(proxied: Gate) -> None:
     """Anything else ends at the proxy."""
     with proxied.client() as client:
         assert client.get(f"https://localhost:{proxied.port}/metrics").status_code == 404
+
+
+def test_the_contract_is_kept_through_a_proxy(proxied: Gate) -> None:
+    """Every clause of the probe, those about TLS and time included."""
+    target = Target.of(proxied.url, proxied.keys["s1"], Card("free-0", 1), Card("nobody", 2), proxied.cert)
+    report = asyncio.run(probe(target, calls=64))
+    assert report.holds, [finding for finding in report.findings if finding.verdict is not Verdict.PASSED]

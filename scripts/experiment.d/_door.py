@@ -35,8 +35,9 @@ class Answers:
 class Door:
     """One connection, kept alive. Plain streams, so that the caller itself takes next to no time."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, key: str | None = None) -> None:
         self._gate = gate
+        self._key = key or gate.keys["s1"]
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, member: str) -> int:
@@ -46,7 +47,7 @@ class Door:
         reader, writer = self._streams
         body = json.dumps({"aggregatorId": member, "customerId": 1})
         writer.write(
-            f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {self._gate.keys['s1']}\r\n"
+            f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {self._key}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
         )
         try:

@@ -14,6 +14,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -47,15 +48,17 @@ def child_named(gate: Gate, name: str) -> int:
     """The process of that name under the server."""
     assert gate.process is not None
     for path in Path("/proc").iterdir():
-        if path.name.isdigit() and (path / "comm").read_text("utf-8").strip() == name:
-            if f"\nPPid:\t{gate.process.pid}\n" in (path / "status").read_text("utf-8"):
-                return int(path.name)
+        if not path.name.isdigit() or (path / "comm").read_text("utf-8").strip() != name:
+            continue
+        if f"\nPPid:\t{gate.process.pid}\n" in (path / "status").read_text("utf-8"):
+            return int(path.name)
     raise SystemExit(f"there is no process {name}")
 
 
 async def by_command_line(gate: Gate, file: Path) -> None:
     """`guestgate member import`."""
-    command = [sys.executable, "-m", "guestgate", "member", "import", str(file), "--config", str(gate.home / "guestgate.toml")]
+    command = [sys.executable, "-m", "guestgate", "member", "import", str(file)]
+    command += ["--config", str(gate.home / "guestgate.toml")]
     process = await asyncio.create_subprocess_exec(*command, env=environment())
     if await process.wait() != 0:
         raise SystemExit("the import failed")
@@ -64,7 +67,7 @@ async def by_command_line(gate: Gate, file: Path) -> None:
 async def by_api(gate: Gate, count: int, plan: str) -> None:
     """`POST /api/v1/members/bulk`, streamed."""
 
-    async def lines():  # noqa: ANN202
+    async def lines() -> AsyncIterator[bytes]:
         for first in range(0, count, 1000):
             yield "".join(json.dumps(row(n, plan)) + "\n" for n in range(first, min(first + 1000, count))).encode()
             await asyncio.sleep(0)
@@ -73,7 +76,7 @@ async def by_api(gate: Gate, count: int, plan: str) -> None:
     async with httpx.AsyncClient(timeout=None) as client:
         answer = await client.post(f"{gate.admin_url}/api/v1/members/bulk", content=lines(), headers=headers)
     report = answer.raise_for_status().json()
-    print(f"    report: { {name: value for name, value in report.items() if name != 'bad'} }, {len(report['bad'])} bad")
+    print(f"    {report['added']} added, {report['updated']} updated, {len(report['bad'])} bad")
 
 
 async def run(count: int, per_s: float, seconds: float) -> None:

@@ -6,6 +6,7 @@ Each check is a question whose answer should be nothing; what it finds is named 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 
 from sqlalchemy import Connection, func, select
 
@@ -14,11 +15,18 @@ from guestgate.model import Outcome, Reason, Source, VisitState
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
 MOST = 20
+NUMBERED = (schema.decisions, schema.visits, schema.visit_changes, schema.changes)
 
 
 def check(connection: Connection) -> list[str]:
     """What is wrong, a sentence each; empty where all is well."""
-    return [*_integrity(connection), *_decisions(connection), *_visits(connection), *_links(connection)]
+    return [
+        *_integrity(connection),
+        *_numbers(connection),
+        *_decisions(connection),
+        *_visits(connection),
+        *_links(connection),
+    ]
 
 
 def _integrity(connection: Connection) -> Iterator[str]:
@@ -26,6 +34,21 @@ def _integrity(connection: Connection) -> Iterator[str]:
         for (problem,) in connection.exec_driver_sql("PRAGMA integrity_check"):
             if problem != "ok":
                 yield f"the database file is damaged: {problem}"
+
+
+def _numbers(connection: Connection) -> Iterator[str]:
+    """One order over all tables: no number beyond the last that was given out, none given to two rows."""
+    given_out = connection.execute(select(schema.feed.c.seq)).scalars().all()
+    if len(given_out) != 1:
+        yield f"there should be one last number of the record, and there are {len(given_out)}"
+    for table in NUMBERED:
+        last = connection.execute(select(func.max(table.c.seq))).scalar()
+        if last is not None and given_out and last > max(given_out):
+            yield f"number {last} in {table.name} lies beyond the last that was given out, {max(given_out)}"
+    for small, large in combinations(reversed(NUMBERED), 2):
+        both = select(small.c.seq).join(large, large.c.seq == small.c.seq)
+        for seq in connection.execute(both.limit(MOST)).scalars():
+            yield f"number {seq} stands both in {small.name} and in {large.name}"
 
 
 def _decisions(connection: Connection) -> Iterator[str]:

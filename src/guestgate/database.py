@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -19,12 +19,12 @@ from urllib.parse import quote
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Transaction, create_engine, event, inspect
+from sqlalchemy import Connection, Select, create_engine, event, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 from sqlalchemy.pool import NullPool
 
-from guestgate import clock, schema
+from guestgate import clock, occupancy, schema
 from guestgate.errors import OperationError, UsageError
 
 Item = TypeVar("Item")
@@ -36,8 +36,12 @@ CACHE_KIB = 16 * 1024
 HOLD_S = 0.002
 CHUNK, MAX_CHUNK = 50, 1000
 MAX_WAL_BYTES = 64 * 1024 * 1024
-LOCK_RETRY_S = 0.001
+LOCK_RETRY_S = 0.0005
 LOCKED = (5, 6)  # SQLite's BUSY and LOCKED
+PAGE = 500
+# Emptying the log keeps writers waiting for at most this long at a time, while readers finish.
+EMPTY_LOG_MS = 5
+EMPTY_LOG_RETRY_S = 0.05
 # Who changes things where nobody else is named.
 SYSTEM = "guestgate"
 
@@ -52,9 +56,16 @@ class Database:
         self._driver = safe_sqlite()
         self._patience_ms = patience_ms
         self._checkpoints = checkpoints
-        self.engine = create_engine(self.url, module=self._driver, poolclass=NullPool, hide_parameters=True)
+        self._class = occupancy.connection_class(self._driver, self.path)
+        self.engine = create_engine(
+            self.url,
+            module=self._driver,
+            poolclass=NullPool,
+            connect_args={"factory": self._class},
+            hide_parameters=True,  # they may be personal, and errors are logged
+        )
         event.listen(self.engine, "connect", self._configure)
-        event.listen(self.engine, "begin", _begin)
+        event.listen(self.engine, "begin", self._begin)
 
     @classmethod
     def open(cls, url: str, *, patience_ms: int = COMMAND_PATIENCE_MS, checkpoints: bool = True) -> Self:
@@ -79,12 +90,32 @@ class Database:
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
+        # What is deleted or changed leaves no trace in the file. On every connection: whoever is forgotten
+        # later must not survive in what an ordinary change left behind.
+        cursor.execute("PRAGMA secure_delete = ON").fetchall()
         cursor.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         if not self._checkpoints:
             cursor.execute("PRAGMA wal_autocheckpoint = 0")
         if cursor.execute("PRAGMA synchronous").fetchone() != (2,):
             raise OperationError(f"SQLite did not accept synchronous=FULL for {self.path}")
         cursor.close()
+
+    def _begin(self, connection: Connection) -> None:
+        """Begin a transaction; where that takes the write lock, try often.
+
+        SQLite's own waiting sleeps up to 100 ms between tries. A busy door leaves the lock free for less
+        than a millisecond at a time, so that would wait for very long.
+        """
+        statement = connection.get_execution_options().get("guestgate_begin", "BEGIN")
+        give_up_at = clock.monotonic() + self._patience_ms / 1000
+        while True:
+            try:
+                connection.exec_driver_sql(statement)
+                return
+            except DatabaseError as error:
+                if not is_locked(error) or clock.monotonic() >= give_up_at:
+                    raise
+            clock.sleep(LOCK_RETRY_S)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -103,14 +134,18 @@ class Database:
 
     def connect_writer(self, who: str = SYSTEM) -> Connection:
         """A connection to keep, whose transactions hold the write lock from their start."""
-        return self.engine.connect().execution_options(guestgate_begin="BEGIN IMMEDIATE", guestgate_who=who)
+        connection = self.engine.connect()
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.execute("PRAGMA busy_timeout = 0").close()  # `_begin` waits in its own way
+        return connection.execution_options(guestgate_begin="BEGIN IMMEDIATE", guestgate_who=who)
 
     def write_many(
         self, items: Iterable[Item], write: Callable[[Connection, list[Item]], None], who: str = SYSTEM
     ) -> Iterator[int]:
         """Write items in transactions so short that the door hardly notices; yields the number done so far.
 
-        After each, the lock stays free for at least as long as it was held, and the chunk's size follows
+        After each, the lock stays free for twice as long as it was held, and the chunk's size follows
         the time that the last one took. All of it is on disk at the end, however that comes: a commit by
         itself is not waited for.
         """
@@ -123,7 +158,7 @@ class Database:
         ):
             while chunk := list(islice(source, size)):
                 clock.sleep(max(0.0, free_until - clock.monotonic()))
-                with self._begin_soon(connection):
+                with connection.begin():
                     started = clock.monotonic()
                     write(connection, chunk)
                 held = clock.monotonic() - started
@@ -142,7 +177,6 @@ class Database:
         the end covers them all.
         """
         cursor = connection.connection.cursor()
-        cursor.execute("PRAGMA busy_timeout = 0")
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA wal_autocheckpoint = 0")  # `write_many` does that while the lock is free
         try:
@@ -150,19 +184,25 @@ class Database:
         finally:
             cursor.execute("PRAGMA synchronous = FULL")
             cursor.close()
-            with self._begin_soon(connection):  # a commit that changes nothing would sync nothing
+            with connection.begin():  # a commit that changes nothing would sync nothing
                 connection.exec_driver_sql(f"UPDATE {schema.feed.name} SET seq = seq")  # noqa: S608
 
-    def _begin_soon(self, connection: Connection) -> Transaction:
-        """A transaction as soon as the lock is free: SQLite itself would look again ever more seldom."""
-        give_up_at = clock.monotonic() + self._patience_ms / 1000
+    def scan(self, query: Select[Any], seq: Any, after: int = 0) -> Iterator[Any]:
+        """The rows of a query in the order of `seq`, its column of that name, after a certain one.
+
+        Each page is a transaction of its own, so that a long scan keeps no log from being emptied.
+        """
         while True:
-            try:
-                return connection.begin()
-            except DBAPIError as error:
-                if not is_locked(error) or clock.monotonic() > give_up_at:
-                    raise
-            clock.sleep(LOCK_RETRY_S)
+            with self.read() as connection:
+                page = connection.execute(query.where(seq > after).order_by(seq).limit(PAGE)).all()
+            yield from page
+            if len(page) < PAGE:
+                return
+            after = page[-1].seq
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """While this lasts, `guestgate restore` refuses to put another file in the database's place."""
+        return occupancy.shared(self.path)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -179,6 +219,22 @@ class Database:
             assert driver is not None
             driver.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
 
+    def empty_log(self, patience_s: float) -> bool:
+        """Leave nothing of past changes in the write-ahead log; False where a long reader kept it from that."""
+        give_up_at = clock.monotonic() + patience_s
+        with self._explained(), self.engine.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            driver.execute(f"PRAGMA busy_timeout = {EMPTY_LOG_MS}")
+            while True:
+                driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # the bulk, while others write
+                ((busy, _, _),) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if not busy:
+                    return True
+                if clock.monotonic() > give_up_at:
+                    return False
+                clock.sleep(EMPTY_LOG_RETRY_S)
+
     @property
     def wal_path(self) -> Path:
         """The write-ahead log beside the database file."""
@@ -194,7 +250,8 @@ class Database:
     def schema_version(self) -> str | None:
         """The schema revision the database is at; None where it has none. Writes nothing."""
         try:
-            with closing(self._driver.connect(f"file:{quote(str(self.path))}?mode=rw", uri=True)) as file:
+            address = f"file:{quote(str(self.path))}?mode=rw"
+            with closing(self._driver.connect(address, uri=True, factory=self._class)) as file:
                 tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
                 if "alembic_version" not in tables:
                     return None
@@ -287,10 +344,6 @@ def is_locked(error: Exception) -> bool:
 def author(connection: Connection) -> str:
     """Who makes the changes of this transaction."""
     return str(connection.get_execution_options().get("guestgate_who", SYSTEM))
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("guestgate_begin", "BEGIN"))
 
 
 def _alembic() -> Config:

@@ -1,7 +1,200 @@
-"""placeholder until merged"""
+"""Forgetting a person: a random pseudonym takes the place of the member's id, personal content goes.
 
-from guestgate.database import Database
+What is erased: the profile, the links to the platform's customers and their numbers, what staff wrote about
+the member's visits, and what the audit trail says of the member beyond plan and status. Decisions and
+visits stay, so that the record still adds up. Whoever is forgotten while the platform still sends the id is
+an unknown member from then on.
+
+The pseudonym is written into the member's row first and the row goes last. So forgetting that is killed
+anywhere is finished by asking for it again, and every transaction leaves a record that agrees with itself.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, Select, delete, or_, select, update
+
+from guestgate import changes, clock, members, schema
+from guestgate.changes import Change
+from guestgate.database import SYSTEM, Database
+from guestgate.model import Status
+
+log = structlog.get_logger()
+
+ERASED = "erased"
+# Stands where a customer's number was; the platform's begin at 1.
+NO_CUSTOMER = 0
+# What an audit trail may still say of somebody who is forgotten.
+IMPERSONAL = ("plan", "status")
+NAMES_MEMBER = ("member", "member_id")
+NAMES_CUSTOMER = ("customer_id", "customers")
+LOG_PATIENCE_S = 2.0
+
+_d, _v, _w, _a = schema.decisions.c, schema.visits.c, schema.visit_changes.c, schema.changes.c
+_m, _k = schema.members.c, schema.customers.c
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who is being forgotten: all that names the member, and the name that takes its place."""
+
+    member_id: str
+    pseudonym: str
+    customers: frozenset[int]
 
 
 def forget(database: Database, who: str, member_id: str) -> str:
-    raise NotImplementedError
+    """Forget a member; returns the pseudonym. Raises NotFoundError where there is none of this id."""
+    with database.write(who) as connection:
+        person = _begin(connection, member_id)
+    # Twice without the lock, since check-ins go on: the second round finds the few of meanwhile.
+    position = 0
+    for _ in range(2):
+        position = _erase(database, who, person, position)
+    with database.write(who) as connection:
+        for query, erase in _parts(person):
+            rows = connection.execute(query.where(query.selected_columns.seq > position)).all()
+            erase(connection, rows)
+        connection.execute(delete(schema.customers).where(_k.member_id == member_id))
+        connection.execute(delete(schema.members).where(_m.id == member_id))
+        changes.record(connection, [Change("member.forgotten", person.pseudonym)])
+    if not database.empty_log(LOG_PATIENCE_S):
+        log.warning(
+            "a reader, such as a backup, keeps earlier states of the database in its log; they are gone for "
+            "good when the server has stopped or this command ran again for anybody"
+        )
+    return person.pseudonym
+
+
+def _begin(connection: Connection, member_id: str) -> Person:
+    """Give the member a pseudonym, once; from here on the member is let in no more."""
+    row = members.require(connection, member_id)
+    pseudonym = row.pseudonym or f"forgotten-{secrets.token_hex(8)}"
+    connection.execute(
+        update(schema.members)
+        .where(_m.id == member_id)
+        .values(
+            pseudonym=pseudonym,
+            status=Status.CANCELLED.value,
+            profile="{}",
+            updated_at_ms=clock.now_ms(),
+        )
+    )
+    return Person(member_id, pseudonym, frozenset(_customers(connection, member_id)))
+
+
+def _customers(connection: Connection, member_id: str) -> set[int]:
+    """The customers that are or were linked to the member, without those that are another member's now."""
+    linked = set(members.customers_of(connection, member_id))
+    once: set[int] = set()
+    for row in connection.execute(select(_a.before, _a.after).where(_a.subject == member_id)):
+        for text in row:
+            once |= _numbers(json.loads(text)) if text else set()
+    others = select(_k.customer_id).where(_k.customer_id.in_(once), _k.member_id != member_id)
+    return linked | (once - set(connection.execute(others).scalars()))
+
+
+def _numbers(content: dict[str, Any]) -> set[int]:
+    customers: set[int] = set()
+    for name in NAMES_CUSTOMER:
+        value = content.get(name)
+        customers |= set(value) if isinstance(value, list) else {value} if isinstance(value, int) else set()
+    return customers
+
+
+def _erase(database: Database, who: str, person: Person, after: int) -> int:
+    """One round over the record after a certain number; returns the number it was at when the round began."""
+    with database.read() as connection:
+        position = int(connection.execute(select(schema.feed.c.seq)).scalar_one())
+    for query, erase in _parts(person):
+        for _ in database.write_many(database.scan(query, query.selected_columns.seq, after), erase, who):
+            pass
+    return position
+
+
+def _parts(person: Person) -> tuple[tuple[Select[Any], Any], ...]:
+    """What to look for, and what to do about it. Decisions take their visits with them, so they come first."""
+    names = [person.member_id, *(str(customer) for customer in person.customers)]
+    mentions = [
+        column.contains(json.dumps(name, ensure_ascii=False) if name == person.member_id else name, autoescape=True)
+        for name in names
+        for column in (_a.before, _a.after)
+    ]
+    return (
+        (
+            select(_d.seq, _d.id).where(
+                or_(
+                    _d.member_id == person.member_id,
+                    _d.aggregator_id == person.member_id,
+                    _d.customer_id.in_(person.customers),
+                )
+            ),
+            partial(_decisions, person),
+        ),
+        (select(_v.seq, _v.id).where(_v.member_id == person.member_id), partial(_visits, person)),
+        (
+            select(schema.changes).where(or_(_a.subject == person.member_id, *mentions)),
+            partial(_changes, person),
+        ),
+    )
+
+
+def _decisions(person: Person, connection: Connection, rows: Collection[Any]) -> None:
+    these = _d.seq.in_([row.seq for row in rows])
+    for column in (_d.member_id, _d.aggregator_id):
+        connection.execute(
+            update(schema.decisions).where(these, column == person.member_id).values({column.name: person.pseudonym})
+        )
+    connection.execute(update(schema.decisions).where(these).values(customer_id=NO_CUSTOMER))
+    _visits(person, connection, rows)
+
+
+def _visits(person: Person, connection: Connection, rows: Collection[Any]) -> None:
+    """Visits by id (a check-in's bears that of its decision), with what was written about them."""
+    ids = list(
+        connection.execute(
+            select(_v.id).where(_v.id.in_([row.id for row in rows]), _v.member_id == person.member_id)
+        ).scalars()
+    )
+    connection.execute(update(schema.visits).where(_v.id.in_(ids)).values(member_id=person.pseudonym))
+    corrected = connection.execute(
+        update(schema.visit_changes).where(_w.visit_id.in_(ids), _w.who != SYSTEM).values(why=ERASED)
+    )
+    if corrected.rowcount:
+        last = select(_w.why).where(_w.visit_id == _v.id).order_by(_w.seq.desc()).limit(1).scalar_subquery()
+        connection.execute(
+            update(schema.visits).where(_v.id.in_(ids), _v.reversed_why.is_not(None)).values(reversed_why=last)
+        )
+
+
+def _changes(person: Person, connection: Connection, rows: Collection[Any]) -> None:
+    for row in rows:
+        own = row.subject == person.member_id
+        before, after = (_impersonal(person, text, own) for text in (row.before, row.after))
+        if own or (before, after) != (row.before, row.after):
+            subject = person.pseudonym if own else row.subject
+            connection.execute(
+                update(schema.changes).where(_a.seq == row.seq).values(subject=subject, before=before, after=after)
+            )
+
+
+def _impersonal(person: Person, text: str | None, own: bool) -> str | None:
+    """What a change says of other things, without naming the person; of the member, plan and status."""
+    if text is None:
+        return None
+    content: dict[str, Any] = json.loads(text)
+    if own:
+        content = {name: value for name, value in content.items() if name in IMPERSONAL}
+    for name in NAMES_MEMBER:
+        if content.get(name) == person.member_id:
+            content[name] = person.pseudonym
+    if _numbers(content) & person.customers:
+        content = {name: value for name, value in content.items() if name not in NAMES_CUSTOMER}
+    return json.dumps(content, ensure_ascii=False)

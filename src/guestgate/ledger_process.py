@@ -88,14 +88,19 @@ def _main(pipe: Pipe, url: str, own_id: str | None) -> None:
     configure_log()
     settle_in("ledger")
     database = Database(url, patience_ms=0, checkpoints=False)
+    with database.in_use():  # also when the door is gone and what is left is being written
+        _decide(pipe, database, own_id)
+
+
+def _decide(pipe: Pipe, database: Database, own_id: str | None) -> None:
     ledger = Ledger(database, own_id)
     checkpoints = Checkpoints(database)
     checkpoints.start()
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    pipe.send(([], 0.0))
     try:
+        pipe.send(([], 0.0))
         while True:
             while ledger.has_news and not pipe.poll(NEWS_RETRY_S):
                 ledger.process([], [])

@@ -415,3 +415,11 @@ def unlink(connection: Connection, member_id: str, customer_id: int) -> None:
     if not ended.rowcount:
         raise NotFoundError(f"customer {customer_id} is not linked to member {member_id}")
     changes.record(connection, [Change("customer.unlinked", member_id, {"customer_id": customer_id})])
+
+
+def remove(connection: Connection, member_id: str) -> None:
+    """Take out a member that no person stands behind; a person's traces take `guestgate.forget`."""
+    before = member_dict(connection, member_id)
+    connection.execute(delete(schema.customers).where(_c.member_id == member_id))
+    connection.execute(delete(schema.members).where(_m.id == member_id))
+    changes.record(connection, [Change("member.removed", member_id, before)])

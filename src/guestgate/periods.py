@@ -34,7 +34,7 @@ def period(per: Per, day: date, anchor: date | None, cycle_days: int | None) -> 
             return monday, monday + timedelta(days=7)
         case Per.MONTH:
             first = day.replace(day=1)
-            return first, _month_day(first, 1, 1)
+            return first, month_day(first, 1, 1)
         case Per.CYCLE:
             if anchor is None:
                 raise ValueError("a plan with cycles needs a member with cycle_anchor or valid_from")
@@ -47,13 +47,13 @@ def _cycle(day: date, anchor: date, cycle_days: int | None) -> tuple[date, date]
     if cycle_days is not None:
         start = day - timedelta(days=(day - anchor).days % cycle_days)
         return start, start + timedelta(days=cycle_days)
-    this_month = _month_day(day, 0, anchor.day)
+    this_month = month_day(day, 0, anchor.day)
     if this_month <= day:
-        return this_month, _month_day(day, 1, anchor.day)
-    return _month_day(day, -1, anchor.day), this_month
+        return this_month, month_day(day, 1, anchor.day)
+    return month_day(day, -1, anchor.day), this_month
 
 
-def _month_day(day: date, months: int, day_of_month: int) -> date:
+def month_day(day: date, months: int, day_of_month: int) -> date:
     """A day of the month that lies `months` after the one of `day`, at most that month's last day."""
     index = day.year * 12 + day.month - 1 + months
     year, month = divmod(index, 12)

@@ -166,6 +166,7 @@ def _serving(folder: Path) -> Iterator[Gate]:
     gate = Gate(f"https://localhost:{port}/checkin-validation", cert, keys)
     command = [sys.executable, "-m", "guestgate", "serve", "--json", "--config", str(config)]
     command += ["--host", "localhost", "--port", str(port), "--tls-cert", str(cert), "--tls-key", str(key)]
+    command += ["--admin-port", "0"]
     log = folder / "server.log"
     with log.open("wb") as output:
         # A group of its own, so that Ctrl-C reaches us first and the server is ended in order.

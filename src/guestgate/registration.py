@@ -11,8 +11,8 @@ from guestgate.settings import Settings
 PLATFORM = "info@perfectgym.com"
 
 
-def check_url(url: str) -> None:
-    """Raise UsageError unless this is an address that can be called."""
+def check_url(url: str, option: str = "--url") -> None:
+    """Raise UsageError unless this is an address that can be called; `option` is where it was given."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -20,7 +20,7 @@ def check_url(url: str) -> None:
         valid = False
     if not valid or any(c.isspace() or not c.isprintable() for c in url):
         raise UsageError(
-            f"--url: {url!r} is not an address such as https://api.aggregator.example.com/checkin-validation"
+            f"{option}: {url!r} is not an address such as https://api.aggregator.example.com/checkin-validation"
         )
 
 
@@ -31,8 +31,8 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def email(url: str, settings: Settings) -> dict[str, str]:
-    """Recipient, subject and body. Raises UsageError for an address that the platform cannot call."""
+def address(url: str, settings: Settings) -> str:
+    """The endpoint's public address in full. Raises UsageError for one that the platform cannot call."""
     check_url(url)
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -45,7 +45,12 @@ def email(url: str, settings: Settings) -> dict[str, str]:
     path = parts.path.rstrip("/")
     if path and path != settings.checkin_path:
         raise UsageError(f"--url: ends in {path}, but this server answers on {settings.checkin_path} (checkin_path)")
-    address = f"https://{parts.netloc}{settings.checkin_path}"
+    return f"https://{parts.netloc}{settings.checkin_path}"
+
+
+def email(url: str, settings: Settings) -> dict[str, str]:
+    """Recipient, subject and body. Raises UsageError for an address that the platform cannot call."""
+    endpoint = address(url, settings)
     ours = f"Our aggregator id: {settings.aggregator_id}\n" if settings.aggregator_id else ""
     return {
         "to": PLATFORM,
@@ -53,7 +58,7 @@ def email(url: str, settings: Settings) -> dict[str, str]:
         "body": (
             "Hello,\n\n"
             "please register our endpoint for the validation of guest check-ins:\n\n"
-            f"Endpoint: {address}\n"
+            f"Endpoint: {endpoint}\n"
             f"{ours}\n"
             "It takes POST requests over HTTPS (TLS 1.2 and 1.3) with the studio's X-API-Key, answers 200 where\n"
             "the member may enter and 403 where not, within 750 ms. The API key of each studio that has\n"

@@ -46,7 +46,9 @@ def serve(settings: Settings) -> None:
     admin_address(settings)
     database = Database.open(settings.database, patience_ms=0, checkpoints=False)
     logging.getLogger("_granian").setLevel(logging.ERROR)
-    if not uvloop.run(_Server(settings, database).run()):
+    with database.in_use():
+        healthy = uvloop.run(_Server(settings, database).run())
+    if not healthy:
         raise OperationError(
             "the ledger ended, see the lines above; the server stopped rather than forget a check-in"
         )
@@ -113,6 +115,7 @@ class _Server:
         for ending in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(ending, self._ended.set)
         loop.add_signal_handler(signal.SIGHUP, reload.set)
+        self._address().check_free()
         studios = DirectoryFollower(self._database)
         metrics = DoorMetrics()
         authorizer = Authorizer(self._settings.database, self._settings.aggregator_id, self._fail, metrics)
@@ -125,12 +128,10 @@ class _Server:
             unknown_member_status=self._settings.unknown_member_status,
         )
         admin_listener = AdminProcess(self._settings, lambda: DoorState(authorizer.stalled_s, metrics.collect()))
-        await authorizer.start()
         studios.start()
         listener = self._listener(endpoint)
         try:
-            listener.address.check_free()
-            await admin_listener.start()
+            await asyncio.gather(authorizer.start(), admin_listener.start())
             self._warn(studios)
             await listener.start()
             caring = [asyncio.create_task(_report_counts(endpoint)), asyncio.create_task(self._keep_warning(studios))]
@@ -157,10 +158,12 @@ class _Server:
         log.info("stopped")
         return self._healthy
 
-    def _listener(self, endpoint: Endpoint) -> Listener:
+    def _address(self) -> Address:
         settings = self._settings
-        address = Address(settings.host, settings.port, "--host", settings.tls_cert, settings.tls_key)
-        return Listener(endpoint, Interfaces.RSGI, address, MAX_CONNECTIONS)
+        return Address(settings.host, settings.port, "--host", settings.tls_cert, settings.tls_key)
+
+    def _listener(self, endpoint: Endpoint) -> Listener:
+        return Listener(endpoint, Interfaces.RSGI, self._address(), MAX_CONNECTIONS)
 
     async def _renewed(self, old: Listener, endpoint: Endpoint) -> Listener:
         """A listener with the certificate as it is on disk now; the old one where that does not serve."""

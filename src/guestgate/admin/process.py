@@ -12,6 +12,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 
@@ -20,7 +21,6 @@ import uvloop
 from granian.constants import Interfaces
 from prometheus_client import Metric
 
-from guestgate.admin.app import create_app
 from guestgate.child_process import ChildProcess, settle_in
 from guestgate.database import Database
 from guestgate.errors import GuestgateError, OperationError, UsageError
@@ -157,10 +157,14 @@ def _main(pipe: Pipe, settings: Settings) -> None:
     settle_in("admin")
     logging.getLogger("_granian").setLevel(logging.ERROR)
     os.nice(NICENESS)
-    uvloop.run(_serve(pipe, settings))
+    with suppress(BrokenPipeError):  # the door ended while we started
+        uvloop.run(_serve(pipe, settings))
 
 
 async def _serve(pipe: Pipe, settings: Settings) -> None:
+    # Only here: the door's process has no use for a web framework.
+    from guestgate.admin.app import create_app
+
     address = admin_address(settings)
     assert address is not None
     loop, ending = asyncio.get_running_loop(), asyncio.Event()

@@ -10,11 +10,13 @@ import typer
 
 from guestgate import __version__
 from guestgate.cli import (
+    care,
     changes,
     db,
     keys,
     members,
     plans,
+    probe,
     rules,
     sandbox,
     serving,
@@ -49,7 +51,9 @@ visits.register(app)
 changes.register(app)
 statements.register(app)
 app.add_typer(sandbox.app, name="sandbox", rich_help_panel="Going live")
+probe.register(app)
 app.add_typer(tokens.app, name="token", rich_help_panel="Care")
+care.register(app)
 app.add_typer(db.app, name="db", rich_help_panel="Care")
 
 

@@ -23,6 +23,7 @@ from guestgate import settings
 from guestgate.database import Database
 from guestgate.errors import UsageError
 from guestgate.rows import BadRows
+from guestgate.texts import printable as printable  # noqa: PLC0414 - the commands take it from here
 
 ConfigFile = Annotated[
     Path | None,
@@ -56,11 +57,6 @@ def print_json(value: Any) -> None:
 def say(text: str) -> None:
     """A plain line for people."""
     console.print(text, markup=False)
-
-
-def printable(text: str) -> str:
-    """A text that others may have chosen, without what would steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def show(value: Mapping[str, Any], as_json: bool) -> None:
@@ -121,12 +117,15 @@ def read_key() -> str:
 
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Any]:
-    """A progress bar on a terminal's standard error, nothing elsewhere; yields a function to report with."""
+    """A progress bar on a terminal's standard error, nothing elsewhere; yields a function to report with.
+
+    It takes what is done, and the total where that is not known before.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     stderr = Console(stderr=True)
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as progress:
         task = progress.add_task(what, total=total or None)
-        yield lambda done: progress.update(task, completed=done)
+        yield lambda done, total=total: progress.update(task, completed=done, total=total or None)
 
 
 def report_bad_rows(name: str, bad: BadRows, most: int = 100) -> None:

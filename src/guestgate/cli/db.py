@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Annotated
+
 import typer
 
-from guestgate import settings
+from guestgate import backup, clock, settings
 from guestgate.check import check as check_record
-from guestgate.cli.common import AsJson, ConfigFile, open_database, say, show
+from guestgate.cli.common import AsJson, ConfigFile, open_database, progress_bar, say, show, who
 from guestgate.database import Database
+from guestgate.prune import Prune
 
 app = typer.Typer(help="Care of the database.", no_args_is_help=True)
 
@@ -37,3 +41,49 @@ def check(config: ConfigFile = None, as_json: AsJson = False) -> None:
         say("the record agrees with itself" if not problems else f"{len(problems)} problems found")
     if problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def prune(
+    keep: Annotated[
+        str,
+        typer.Option("--keep", metavar="SPAN", help="Keep so much: 25months, 400d, 2years; at least a month."),
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete what is older: decisions with their answers, visits with their corrections, the audit trail.
+
+    Never a visit that a limit of the member's present plan still counts, nor one that a younger re-entry
+    leaned on. The server may run meanwhile. The file does not shrink: the space is used again by what comes,
+    and guestgate db compact gives it back to the system.
+
+    [dim]guestgate db prune --keep 25months --dry-run[/dim]
+    """
+    pruning = Prune(open_database(config), keep, clock.now(), dry_run)
+    with progress_bar("pruning", pruning.total()) as progress:
+        for done in pruning.run(who()):
+            progress(done)
+    report = pruning.report
+    if as_json:
+        show({**asdict(report), "dry_run": dry_run}, as_json)
+    else:
+        say(
+            f"{report.visits} visits, {report.decisions} decisions and {report.changes} changes "
+            f"{'would be deleted' if dry_run else 'deleted'}; {report.kept_visits} old visits "
+            f"{'would ' if dry_run else ''}stay because they still matter"
+        )
+
+
+@app.command()
+def compact(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Write the database anew: gives space back, and erases the last traces of what was deleted.
+
+    Stop the server first. For the moment it needs as much room again as the database takes.
+    """
+    before, after = backup.compact(open_database(config))
+    if as_json:
+        show({"bytes_before": before, "bytes_after": after}, as_json)
+    else:
+        say(f"the database took {before / 1e6:,.1f} MB and takes {after / 1e6:,.1f} MB now")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from typing import Annotated
 
 import typer
 
-from guestgate import members
+from guestgate import log, members
 from guestgate.cli.common import (
     AsJson,
     ConfigFile,
@@ -23,6 +24,7 @@ from guestgate.cli.common import (
 )
 from guestgate.database import Database
 from guestgate.errors import OperationError, UsageError
+from guestgate.forget import forget
 from guestgate.members import MemberRow, Upsert, parse_customer, parse_row
 from guestgate.model import Status
 from guestgate.rows import BadRow, BadRowError, Report, RowFile, SpooledRows, parsed
@@ -178,6 +180,35 @@ def unlink(member_id: Id, customer: Customer, config: ConfigFile = None, as_json
     with open_database(config).write(who()) as connection:
         members.unlink(connection, member_id, _customer(customer))
     _linked(member_id, customer, "unlinked from", as_json)
+
+
+@app.command("forget")
+def forget_(
+    member_id: Id,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Erase a member's personal data everywhere; decisions and visits stay under a pseudonym.
+
+    There is no way back. The server may run meanwhile; if this is interrupted, run it again. Backups made
+    before still hold the data, and guestgate db compact erases traces in unused bytes of the file.
+
+    [dim]guestgate member forget m-1042 --yes[/dim]
+    """
+    log.configure()
+    database = open_database(config)
+    with database.read() as connection:
+        members.require(connection, member_id)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("--yes: forgetting cannot be undone; give it where nobody can be asked")
+        typer.confirm(f"Forget member {member_id} for good?", abort=True)
+    pseudonym = forget(database, who(), member_id)
+    if as_json:
+        show({"pseudonym": pseudonym}, as_json)
+    else:
+        say(f"the member is forgotten; what stays is on record as {pseudonym}")
 
 
 def _customer(text: str) -> int:

@@ -77,10 +77,10 @@ def tap(
     ca = ca or loaded.tls_cert
     if key_stdin:
         token = read_key()
-        outcome = asyncio.run(_tap(url, token, ca, member, customer_id, patience_s=0))
+        outcome = asyncio.run(one_tap(url, token, ca, member, customer_id, patience_s=0))
     else:
         with temporary_key(database, studio) as token:
-            outcome = asyncio.run(_tap(url, token, ca, member, customer_id, patience_s=KEY_PATIENCE_S))
+            outcome = asyncio.run(one_tap(url, token, ca, member, customer_id, patience_s=KEY_PATIENCE_S))
     if as_json:
         print_json(
             {
@@ -98,7 +98,7 @@ def tap(
     say(", ".join(fact for fact in (*facts, outcome.reason, outcome.note) if fact))
 
 
-async def _tap(url: str, token: str, ca: Path | None, member: str, customer: int, patience_s: float) -> Tap:
+async def one_tap(url: str, token: str, ca: Path | None, member: str, customer: int, patience_s: float) -> Tap:
     """One tap; with patience, tries again while the server does not know the key yet."""
     give_up_at = clock.monotonic() + patience_s
     async with Door(url, token, ca) as door:

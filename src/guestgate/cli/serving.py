@@ -1,4 +1,4 @@
-"""`guestgate quickstart`, `init`, `serve`, `register`"""
+"""`guestgate quickstart`, `init`, `serve`"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from guestgate import log, quickstart, registration, server, settings, starter
+from guestgate import log, quickstart, server, settings, starter
 from guestgate.cli.common import AsJson, ConfigFile, print_json, say, show
 from guestgate.errors import UsageError
 
@@ -17,7 +17,6 @@ def register(app: typer.Typer) -> None:
     app.command("quickstart", rich_help_panel="Start")(quickstart_command)
     app.command("init", rich_help_panel="Start")(init)
     app.command("serve", rich_help_panel="Start")(serve)
-    app.command("register", rich_help_panel="Going live")(register_command)
 
 
 def quickstart_command(
@@ -110,19 +109,3 @@ def serve(
     )
     log.configure(as_json=as_json, level=loaded.log_level)
     server.serve(loaded)
-
-
-def register_command(
-    url: Annotated[str, typer.Option("--url", metavar="URL", help="The endpoint's public address.")],
-    print_: Annotated[bool, typer.Option("--print", help="Print the email to send.")] = False,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Print the email that registers your endpoint with the platform."""
-    if not print_:
-        raise UsageError("--print: give it to have the email printed; guestgate sends nothing by itself")
-    email = registration.email(url, settings.load(config))
-    if as_json:
-        print_json(email)
-    else:
-        say(f"To: {email['to']}\nSubject: {email['subject']}\n\n{email['body']}")

@@ -1,0 +1,32 @@
+"""A record with a past: check-ins decided by the real ledger, as if they had come at other times."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from uuid import uuid4
+
+from guestgate.database import Database
+from guestgate.ledger import Answer, Ledger, Ticket
+from guestgate.model import CheckIn, Decision
+
+
+class Past:
+    """Writes check-ins into a database."""
+
+    def __init__(self, database: Database, own_id: str | None = None) -> None:
+        self._ledger = Ledger(database, own_id)
+
+    def checkin(
+        self, member: str, at: datetime, *, studio: str = "s1", customer: int = 1, undelivered: bool = False
+    ) -> Decision:
+        """One check-in, with its answer."""
+        checkin = CheckIn(str(uuid4()), at, studio, member, customer, "0123456789abcdef")
+        (decision,) = self._ledger.process([Ticket(checkin, math.inf)], [])
+        status = 200 if decision.outcome.value == "allowed" else 403
+        self._ledger.process([], [Answer(checkin.id, status, 1.5, undelivered)])
+        return decision
+
+    def close(self) -> None:
+        """Let the database go."""
+        self._ledger.close()

@@ -1,0 +1,52 @@
+"""`guestgate db check` finds what does not add up."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from callers import problems
+from past import Past
+from terminal import Terminal
+
+
+@pytest.fixture
+def desk(terminal: Terminal) -> Terminal:
+    """A studio, a member, two visits and a correction."""
+    terminal.plans('[plans.free]\nname = "Free"\nreentry_minutes = 0\n')
+    terminal.studio()
+    terminal.members({"member_id": "m1", "plan": "free"})
+    past = Past(terminal.database)
+    for hour in range(2):
+        decision = past.checkin("m1", datetime(2026, 11, 1, hour, tzinfo=UTC))
+    past.close()
+    terminal.run("visit", "reverse", decision.id, "--why", "by mistake")
+    return terminal
+
+
+@pytest.mark.parametrize(
+    "statement, says",
+    [
+        ("UPDATE feed SET seq = 3", "beyond the last that was given out, 3"),
+        ("DELETE FROM feed", "there are 0"),
+        ("INSERT INTO feed VALUES (2, 'other', 1000)", "there are 2"),
+        (
+            "UPDATE visits SET seq = (SELECT min(seq) FROM decisions) WHERE state = 'reversed'",
+            "both in visits and in",
+        ),
+        ("UPDATE visit_changes SET seq = (SELECT max(seq) FROM visits)", "both in visit_changes and in visits"),
+        (
+            "UPDATE changes SET seq = (SELECT max(seq) FROM decisions) WHERE seq = 1",
+            "both in changes and",
+        ),
+        ("DELETE FROM visit_changes", "but its corrections say authorized"),
+        ("UPDATE visit_changes SET why = 'other'", "but its corrections say reversed (other)"),
+    ],
+)
+def test_what_does_not_add_up_is_named(statement: str, says: str, desk: Terminal) -> None:
+    """Each kind of disagreement is a sentence, and the status is 1."""
+    assert problems(desk.database) == []
+    with desk.writing() as connection:
+        connection.exec_driver_sql(statement)
+    assert any(says in problem for problem in problems(desk.database)), problems(desk.database)
+    desk.run("db", "check", status=1)

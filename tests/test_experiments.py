@@ -1,0 +1,37 @@
+"""The longer experiments, in a short form: they run, and what they count comes out right."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from gate import environment
+
+ROOT = Path(__file__).parents[1]
+
+
+def experiment(name: str, *options: str) -> str:
+    """What it prints; it has to end well."""
+    command = [sys.executable, str(ROOT / "scripts" / "experiment.d" / f"{name}.py"), *options]
+    env = environment() | {"PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_changes_by_api_are_in_force_at_once() -> None:
+    """Members, studios' keys: each within two seconds, while doors are open."""
+    said = experiment("changes", "--changes", "80", "--rate", "30")
+    assert "88 changes" in said and " 0 after 2 s" in said and " 0 failed" in said
+
+
+def test_members_in_bulk_beside_open_doors() -> None:
+    """By command line and by API: all there, no call without its answer, a record that agrees with itself."""
+    said = experiment("million", "--members", "3000", "--rate", "30", "--seconds", "1")
+    assert "3000 added, 0 updated, 0 unchanged, 0 bad" in said
+    assert "0 added, 0 updated, 3000 unchanged, 0 bad" in said
+    assert "0 added, 3000 updated, 0 bad" in said
+    assert len(re.findall(r", 0 failed", said)) == 6
+    assert "'ok': True" in said
