@@ -37,6 +37,8 @@ STOP_S = 3.0
 DOOR_PATIENCE_S = 1.0
 # Where the processor is scarce, the door comes first.
 NICENESS = 5
+# The first message; any other is the sentence that says why not.
+READY = ""
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,9 @@ class AdminProcess:
             _main, (self._settings,), name="admin", received=self._answer, lost=self._start_again
         )
         problem = await self._child.start()
-        if problem is None:
-            raise OperationError("the admin listener did not start, see the lines above")
-        if problem:
-            raise OperationError(problem)
+        if problem != READY:
+            await self._child.stop(STOP_S)  # it must neither hold the port nor be missed when it ends
+            raise OperationError(problem or "the admin listener did not start, see the lines above")
         log.info("the admin listener serves", address=str(self._address))
 
     def _answer(self, number: int) -> None:
@@ -128,6 +129,7 @@ class DoorLine:
         self._lock = threading.Lock()
         self._replies: queue.SimpleQueue[tuple[int, DoorState]] = queue.SimpleQueue()
         self._asked = 0
+        self._open = False
         threading.Thread(target=self._listen, name="door", daemon=True).start()
 
     def _listen(self) -> None:
@@ -137,9 +139,17 @@ class DoorLine:
         except (EOFError, OSError):
             self._hung_up()
 
+    def open(self) -> None:
+        """Say that we serve. A call that came before must not ask: the door takes the first message for this one."""
+        with self._lock:
+            self._pipe.send(READY)
+            self._open = True
+
     def ask(self) -> DoorState | None:
         """How the door is; None where it does not say so in time."""
         with self._lock:
+            if not self._open:
+                return None
             self._asked += 1
             try:
                 self._pipe.send(self._asked)
@@ -177,7 +187,7 @@ async def _serve(pipe: Pipe, settings: Settings) -> None:
     except GuestgateError as error:
         pipe.send(str(error))
         return
-    pipe.send("")
+    line.open()
     await asyncio.wait(
         [asyncio.ensure_future(ending.wait()), asyncio.ensure_future(listener.ended())],
         return_when=asyncio.FIRST_COMPLETED,
