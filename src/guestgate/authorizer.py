@@ -136,13 +136,14 @@ class Authorizer:
 
     @property
     def stalled_s(self) -> float:
-        """How long the ledger has been at work on the batch it has; 0 where it has none."""
-        return self._loop.time() - self._sent_at if self._ledger.busy else 0.0
+        """How long the ledger has been at its batch, or unable to write what there is to record; 0 where neither."""
+        at_work_s = self._loop.time() - self._sent_at if self._ledger.busy else 0.0
+        return max(at_work_s, self._ledger.behind_s)
 
     def _deliver(self, rulings: list[Ruling], commit_s: float) -> None:
         """Take what the ledger has committed, and first give it more to do."""
         self._flush()
-        if rulings:
+        if rulings and not self._ledger.behind_s:
             self._metrics.committed(len(rulings), commit_s)
         for ruling in rulings:
             call = self._calls.pop(ruling.id)

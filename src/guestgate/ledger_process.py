@@ -48,11 +48,18 @@ class LedgerProcess:
         self._deliver = deliver
         self._child = ChildProcess(_main, (url, own_id), name="ledger", received=self._receive, lost=failed)
         self.busy = True  # until it says that it is ready
+        # When it began to have things to record that it cannot write; None while it can.
+        self._behind_since: float | None = None
 
     @property
     def lost(self) -> bool:
         """Whether the process has ended by itself."""
         return self._child.lost
+
+    @property
+    def behind_s(self) -> float:
+        """For how long there have been things to record that could not be written; 0 where there are none."""
+        return 0.0 if self._behind_since is None else clock.monotonic() - self._behind_since
 
     async def start(self) -> None:
         """Return once the process is ready to decide. Raises OperationError where it ended instead."""
@@ -70,8 +77,12 @@ class LedgerProcess:
         ]
         self._child.send((tickets, [tuple(answer) for answer in answers]))
 
-    def _receive(self, message: tuple[list[tuple[str, str, str]], float]) -> None:
-        decisions, commit_s = message
+    def _receive(self, message: tuple[list[tuple[str, str, str]], float, bool] | None) -> None:
+        if message is None:
+            self._behind_since = None
+            return
+        decisions, commit_s, behind = message
+        self._behind_since = (self._behind_since or clock.monotonic()) if behind else None
         self.busy = False
         self._deliver(
             [Ruling(checkin_id, OUTCOMES[outcome], REASONS[reason]) for checkin_id, outcome, reason in decisions],
@@ -100,10 +111,12 @@ def _decide(pipe: Pipe, database: Database, own_id: str | None) -> None:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     try:
-        pipe.send(([], 0.0))
+        pipe.send(([], 0.0, False))
         while True:
             while ledger.has_news and not pipe.poll(NEWS_RETRY_S):
                 ledger.process([], [])
+                if not ledger.has_news:
+                    pipe.send(None)
             batch, answers = pipe.recv()
             checkpoints.let_through()
             decisions = ledger.process(
@@ -114,7 +127,7 @@ def _decide(pipe: Pipe, database: Database, own_id: str | None) -> None:
                 [Answer(*answer) for answer in answers],
             )
             rulings = [(decision.id, decision.outcome.value, decision.reason.value) for decision in decisions]
-            pipe.send((rulings, ledger.commit_s))
+            pipe.send((rulings, ledger.commit_s, ledger.has_news))
     except DiskFailedError as error:
         log.critical("stopping", error=str(error))
     except (EOFError, OSError):
