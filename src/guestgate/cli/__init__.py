@@ -82,7 +82,8 @@ def main() -> None:
             print(context.get_help())
             sys.exit(2)
         hint = f" (see {context.command_path} --help)" if context else ""
-        _fail(error.format_message().rstrip(".") + hint, 2)  # type: ignore[attr-defined]
+        told = " ".join(error.format_message().split())  # type: ignore[attr-defined]  # choices come a line each
+        _fail(told.rstrip(".") + hint, 2)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except OSError as error:
