@@ -30,7 +30,7 @@ CHANGES_NOTHING = {
     "backup", "changes", "check", "decisions", "explain", "init", "list", "probe", "quickstart", "register",
     "restore", "serve", "show", "statement", "test", "upgrade", "visits",
 }  # fmt: skip
-ELSEWHERE = {"prune", "forget", "code", "reconcile"}
+ELSEWHERE = {"compact", "prune", "forget", "code", "reconcile"}
 
 
 def entries(terminal: Terminal) -> list[dict[str, Any]]:
@@ -63,7 +63,7 @@ COMMANDS: list[tuple[tuple[str, ...], str, list[str], Any, Any]] = [
     (("visit", "import", "visits.csv"), "", [], None, None),
     (("token", "create", "--role", "viewer", "--name", "bi"), "", ["token.created FINGERPRINT"],
      None, {"name": "bi", "role": "viewer"}),
-    (("plan", "apply", "other.toml"), "", ["plan.changed once"], None, {"name": "Once a day"}),
+    (("plan", "apply", "other.toml"), "", ["plan.changed once"], {"name": "Once"}, {"name": "Once a day"}),
     (("member", "set", "m1", "--plan", "free"), "", ["member.changed m1"], {"plan": "once"}, {"plan": "free"}),
     (("plan", "remove", "once"), "", ["plan.removed once"], {"name": "Once a day"}, None),
 ]  # fmt: skip

@@ -1,0 +1,126 @@
+"""Tokens by command line, and what the logs keep to themselves."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+
+import httpx
+import pytest
+from gate import Gate, wait_for
+from office import ndjson, problem
+from terminal import Terminal
+
+from guestgate import clock
+
+
+def test_a_token_from_its_making_to_its_end(terminal: Terminal) -> None:
+    """Printed once, listed by fingerprint, revoked once; afterwards only ``--all`` lists it."""
+    (made,) = terminal.json("token", "create", "--role", "operator", "--name", "back-office")
+    assert list(made) == ["token"] and re.fullmatch(r"ggt_[\w-]{43}", made["token"])
+    assert terminal.run("token", "create", "--role", "viewer").out.strip() != made["token"]
+    rows = terminal.json("token", "list")
+    assert [(row["name"], row["role"], row["state"]) for row in rows] == [
+        ("back-office", "operator", "valid"), ("", "viewer", "valid"),
+    ]  # fmt: skip
+    assert made["token"] not in terminal.run("token", "list", "--all").out
+    first = rows[0]["fingerprint"]
+    assert terminal.json("token", "revoke", first.upper()[:10]) == [{"fingerprint": first[:10], "revoked": True}]
+    assert "in force" in terminal.complaint("token", "revoke", first, status=1)
+    assert [row["fingerprint"] for row in terminal.json("token", "list")] == [rows[1]["fingerprint"]]
+    states = {row["fingerprint"]: row["state"] for row in terminal.json("token", "list", "--all")}
+    assert states[first] == "revoked" and len(states) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ((), "--role"),
+        (("--role", "root"), "root"),
+        (("--role", "viewer", "--expires", "2020-01-01T00:00:00Z"), "past"),
+        (("--role", "viewer", "--expires", "2030-01-01"), "offset"),
+        (("--role", "viewer", "--name", "a\tb"), "--name"),
+        (("--role", "viewer", "--name", "x" * 201), "--name"),
+    ],
+)
+def test_a_token_that_cannot_be(terminal: Terminal, arguments: tuple[str, ...], word: str) -> None:
+    """2, one sentence, and no token."""
+    assert word in terminal.complaint("token", "create", *arguments)
+    assert terminal.json("token", "list", "--all") == []
+
+
+def test_what_is_no_fingerprint(terminal: Terminal) -> None:
+    """A token itself, too few digits, nothing of the kind."""
+    (made,) = terminal.json("token", "create", "--role", "admin")
+    for wrong in (made["token"], "0123", "xyz", ""):
+        assert "fingerprint" in terminal.complaint("token", "revoke", wrong)
+
+
+def test_only_the_hash_is_kept(home: Gate) -> None:
+    """Neither token nor key stands in any file of the installation, and an expired token ends by itself."""
+    home.studio()
+    home.plans()
+    home.start()
+    token = home.json("token", "create", "--role", "admin")[0]["token"]
+    ends = clock.iso(clock.now() + timedelta(seconds=3))
+    brief = home.json("token", "create", "--role", "viewer", "--expires", ends)[0]["token"]
+    with httpx.Client(base_url=f"{home.admin_url}/api/v1") as client:
+        assert client.get("/plans", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+        def ended() -> bool:
+            answer = client.get("/plans", headers={"Authorization": f"Bearer {brief}"})
+            if answer.status_code == 401:
+                problem(answer, 401)
+            return answer.status_code == 401 and clock.iso(clock.now()) >= ends
+
+        wait_for(ended, "the token never expired")
+    assert home.json("token", "list", "--all")[1]["state"] == "expired"
+    files = [path for path in home.home.rglob("*") if path.is_file()]
+    assert home.home / "guestgate.db" in files
+    for path in [*files, home.log]:
+        content = path.read_bytes()
+        for secret in (token, brief, home.keys["s1"]):
+            assert secret.encode() not in content, path
+
+
+def test_the_log_tells_answers_and_no_secrets(home: Gate) -> None:
+    """At level debug every answer is there with its decision's id; no key, token, name or address ever is."""
+    config = home.home / "guestgate.toml"
+    config.write_text(f'log_level = "debug"\n{config.read_text("utf-8")}', "utf-8")
+    home.studio()
+    home.plans()
+    home.start()
+    secrets = {
+        "first_name": "Wolfeschlegel", "last_name": "Steinhausen", "email": "wolfe@example.com",
+        "street": "Bergerdorffallee", "phone_private": "+49 30 5550123",
+    }  # fmt: skip
+    with home.office("admin") as office:
+        token = office.headers["authorization"].split()[1]
+        assert office.put("/members/m1", json={"plan": "free", **secrets}).status_code == 201
+        problem(office.put("/members/m2", json={"plan": "free", "valid_from": secrets["last_name"]}), 422)
+        office.post(
+            "/members/bulk",
+            content=ndjson({"member_id": "m3", "plan": "gold", **secrets}, b"{" + secrets["email"].encode()),
+            headers={"Content-Type": "application/x-ndjson"},
+        )
+        office.get("/members/nobody", headers={"Authorization": f"Bearer {token}x"})
+    with home.client() as door:
+        ids = [
+            door.post(home.url, json={"aggregatorId": member, "customerId": 987_654_321}).json()["decisionId"]
+            for member in ("m1", "m1", secrets["email"])
+        ]
+        door.post(home.url, content=json.dumps(secrets), headers={"X-API-Key": secrets["email"]})
+        door.post(home.url, content=json.dumps(secrets))
+    assert home.stop() == 0
+    lines = [json.loads(line) for line in home.log.read_text("utf-8").splitlines()]
+    answered = [line for line in lines if line["event"] == "answered"]
+    assert [line["decision"] for line in answered] == ids
+    assert [(line["outcome"], line["reason"]) for line in answered] == [
+        ("allowed", "ok"), ("allowed", "ok"), ("denied", "unknown_member"),
+    ]  # fmt: skip
+    assert all(line["http_status"] in (200, 403) and line["answer_ms"] > 0 for line in answered)
+    text = home.log.read_text("utf-8")
+    for secret in (token, home.keys["s1"], "987654321", *secrets.values()):
+        assert secret not in text
+    assert not re.search(r"[0-9a-f]{40,}", text)
