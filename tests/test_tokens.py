@@ -26,7 +26,9 @@ def test_a_token_from_its_making_to_its_end(terminal: Terminal) -> None:
     ]  # fmt: skip
     assert made["token"] not in terminal.run("token", "list", "--all").out
     first = rows[0]["fingerprint"]
-    assert terminal.json("token", "revoke", first.upper()[:10]) == [{"fingerprint": first[:10], "revoked": True}]
+    assert terminal.json("token", "revoke", first.upper()[:10]) == [
+        {"fingerprint": first.upper()[:10], "revoked": True}
+    ]
     assert "in force" in terminal.complaint("token", "revoke", first, status=1)
     assert [row["fingerprint"] for row in terminal.json("token", "list")] == [rows[1]["fingerprint"]]
     states = {row["fingerprint"]: row["state"] for row in terminal.json("token", "list", "--all")}
