@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from contextlib import suppress
 from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -82,7 +81,7 @@ class Line(asyncio.Protocol):
             transport.write(self._request(method, target, headers, body))
             return await self._waiting
         except BaseException:
-            transport.abort()
+            self._abort()
             raise
         finally:
             self._waiting = None
@@ -95,12 +94,17 @@ class Line(asyncio.Protocol):
         request = self._request(method, target, headers, body)
         transport.write(request[: min(int(len(request) * share), len(request) - 1)])
         await asyncio.sleep(BREAK_OFF_S)
-        transport.abort()
+        self._abort()
 
     def close(self) -> None:
         """Hang up."""
         if self._transport is not None:
             self._transport.close()
+
+    def _abort(self) -> None:
+        """Hang up without a goodbye."""
+        if self._transport is not None:  # a transport that is gone already cannot be aborted
+            self._transport.abort()
 
     def _open(self) -> asyncio.Transport:
         if self._transport is None or self._transport.is_closing():
@@ -128,6 +132,7 @@ class Line(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """asyncio: the connection is gone."""
+        self._transport = None
         self._fail(error if isinstance(error, OSError) else ConnectionResetError("the connection was closed"))
 
     def _read(self) -> None:
@@ -160,8 +165,7 @@ class Line(asyncio.Protocol):
     def _fail(self, error: OSError) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(error)
-        with suppress(AttributeError):
-            self.close()
+        self.close()
 
 
 class Lines:
