@@ -1,4 +1,4 @@
-"""`guestgate sandbox export`, `traffic`, `audit`: a whole town against an endpoint."""
+"""`guestgate sandbox export`, `traffic`, `serve`, `audit`: a whole town against an endpoint."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from guestgate.cli.common import (
 )
 from guestgate.errors import UsageError
 from guestgate.sandbox import export as town_files
-from guestgate.sandbox import journal
+from guestgate.sandbox import journal, server
 from guestgate.sandbox.arrivals import FAULTS, Load
 from guestgate.sandbox.auditor import Audit
 from guestgate.sandbox.calls import Log
+from guestgate.sandbox.platform import Endpoints, Platform
+from guestgate.sandbox.report import Report
 from guestgate.sandbox.town import MAX_MEMBERS, MAX_STUDIOS, Town, TownSpec
-from guestgate.sandbox.traffic import Endpoints, Traffic
+from guestgate.sandbox.traffic import Traffic
 
 MAX_RATE, MAX_SECONDS = 5000, 7 * 24 * 3600
 SHOWN = 50
@@ -59,6 +61,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.command()(export)
     app.command()(traffic)
+    app.command()(serve)
     app.command()(audit)
 
 
@@ -142,26 +145,81 @@ def traffic(
     [dim]guestgate sandbox traffic --town town --rate 50 --for 60 --faults cut,cancel --log run.jsonl[/dim]
     """
     loaded = settings.load(config)
-    endpoints = Endpoints(own_url(loaded) if url is None else url, ca or loaded.tls_cert, webhook_url)
+    endpoints = Endpoints(own_url(loaded) if url is None else url, None, webhook_url, ca or loaded.tls_cert)
     chosen = faults_of(faults, clock_file)
     load = Load(rate, seconds, seed, chosen)
     with journal.Journal(log) as written, progress_bar("a day in town (s)", seconds) as progress:
+        platform = Platform(town_of(town), endpoints, written, seed=seed, faulty_webhooks="webhooks" in chosen)
         setting = clock_file if "clock" in chosen else None
-        run = Traffic(
-            town_of(town), endpoints, load, written, clock_file=setting, on_tap=lambda due_s: progress(int(due_s))
-        )
-        report = asyncio.run(run.run())
+        run = Traffic(platform, load, clock_file=setting, on_tap=lambda due_s: progress(int(due_s)))
+        report = asyncio.run(_drive(platform, run))
     if svg is not None:
         try:
-            svg.write_text(
-                report.svg(f"guestgate sandbox traffic --rate {rate:g} --for {seconds} --seed {seed}"), "utf-8"
-            )
+            title = f"guestgate sandbox traffic --rate {rate:g} --for {seconds} --seed {seed}"
+            svg.write_text(report.svg(title), "utf-8")
         except OSError as error:
             raise UsageError(f"--svg: {svg}: {error.strerror}") from None
     if as_json:
         print_json(report.as_dict())
     else:
         say(report.text())
+
+
+async def _drive(platform: Platform, run: Traffic) -> Report:
+    async with platform:
+        platform.activated.update(studio.id for studio in platform.town.studios)
+        return await run.run()
+
+
+def serve(
+    url: Annotated[str, typer.Option("--url", metavar="URL", help="The endpoint that takes check-ins.")],
+    town: TownFolder = None,
+    ca: Ca = None,
+    port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535, help="On this machine only.")] = 8500,
+    member_validation_url: Annotated[
+        str | None,
+        typer.Option("--member-validation-url", metavar="URL", help="Where to ask about members who register."),
+    ] = None,
+    webhook_url: WebhookUrl = None,
+    rate: Annotated[
+        float,
+        typer.Option("--rate", metavar="N", min=0, max=MAX_RATE, help="People a second who come by themselves."),
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of those people, and of what goes wrong.")] = 1,
+    faults: Faults = None,
+    log: LogFile = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Play the platform until Ctrl-C: a page to tap cards on, the Open API, webhooks.
+
+    The Open API is at http://localhost:PORT/TENANT/v1 and asks for a studio's key. Webhooks are sent for a
+    studio once it has been switched on there (studios/confirmActivation).
+
+    [dim]guestgate sandbox serve --town town --url https://localhost:8443/checkin-validation --ca cert.pem[/dim]
+    """
+    loaded = settings.load(config)
+    endpoints = Endpoints(url, member_validation_url, webhook_url, ca or loaded.tls_cert)
+    chosen = faults_of(faults)
+    load = Load(rate, 1, seed, chosen) if rate else None
+    with journal.Journal(log) as written:
+        platform = Platform(town_of(town), endpoints, written, seed=seed, faulty_webhooks="webhooks" in chosen)
+        written.run(platform.town)
+        asyncio.run(server.serve(platform, port, load, lambda: _announce(platform, port, as_json)))
+
+
+def _announce(platform: Platform, port: int, as_json: bool) -> None:
+    place = f"http://localhost:{port}"
+    apis = {tenant: f"{place}/{tenant}/v1" for tenant in platform.town.tenants}
+    studios = platform.town.studios
+    if as_json:
+        keys = [{"id": studio.id, "tenant": studio.tenant, "keys": studio.keys} for studio in studios]
+        print_json({"page": f"{place}/", "open_api": apis, "studios": keys})
+        return
+    say(f"The town is at {place}/; Ctrl-C ends it.")
+    for tenant, address in apis.items():
+        say(f"Open API of {tenant}: {address}")
+    say(f"{studios[0].id} calls your endpoint with X-API-Key: {studios[0].keys['checkin']}")
 
 
 def audit(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
 
 from guestgate.sandbox.door import NO_FAULT, Fault
 from guestgate.sandbox.town import Member, Studio, Town
@@ -104,7 +103,7 @@ def _people(town: Town, load: Load, dice: random.Random) -> Iterator[tuple[float
     busiest, mean = max(HOURS), sum(HOURS) / len(HOURS)
     noon = datetime.combine(date.fromisoformat(town.spec.day), time(12), UTC)
     ahead_h = {
-        studio.id: (noon.astimezone(ZoneInfo(studio.timezone)).utcoffset() or timedelta()).total_seconds() / HOUR_S
+        studio.id: (noon.astimezone(studio.zone).utcoffset() or timedelta()).total_seconds() / HOUR_S
         for studio in town.studios
     }
     weights = [RARELY if studio.test or studio.paused else 1.0 for studio in town.studios]
@@ -155,7 +154,7 @@ def jumps(town: Town, now: datetime, lead_s: float) -> list[datetime]:
 
     Both on the calendar of the first studio, each `lead_s` seconds ahead of the event, and both in the future.
     """
-    zone = ZoneInfo(town.studios[0].timezone)
+    zone = town.studios[0].zone
     local = now.astimezone(zone)
     month = (local.replace(day=1) + timedelta(days=32)).date().replace(day=1)
     events = [datetime.combine(month, time(), zone).astimezone(UTC)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -16,6 +17,7 @@ from guestgate import clock
 from guestgate.errors import UsageError
 from guestgate.sandbox.arrivals import PlannedTap
 from guestgate.sandbox.door import Tap
+from guestgate.sandbox.town import Town
 
 
 class Journal:
@@ -44,12 +46,16 @@ class Journal:
         if self._file is not None:
             print(json.dumps({"kind": kind, **fields}, ensure_ascii=False), file=self._file)
 
-    def call(self, at_ms: int, planned: PlannedTap, tap: Tap) -> None:
-        """One check-in call, begun at `at_ms` since the Unix epoch."""
+    def run(self, town: Town, **fields: Any) -> None:
+        """What follows is about this town."""
+        self.write("run", at=clock.iso(clock.now()), town=town.spec.as_dict(), **fields)
+
+    def call(self, at: datetime, planned: PlannedTap, tap: Tap) -> None:
+        """One check-in call, begun at this instant."""
         self.write(
             "call",
             number=planned.number,
-            at=clock.iso(clock.from_ms(at_ms)),
+            at=clock.iso(at),
             studio=planned.studio.id,
             aggregator_id=planned.aggregator_id,
             customer_id=planned.customer_id,

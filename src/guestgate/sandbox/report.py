@@ -50,12 +50,12 @@ class Latencies:
 class Report:
     """The figures of one run. Calls that a fault cut or cancelled are counted apart."""
 
-    def __init__(self) -> None:
-        """Nothing happened yet."""
+    def __init__(self, webhooks: Counter[str]) -> None:
+        """Nothing happened yet; `webhooks` are counted by whoever sends them."""
         self.desks: Counter[Desk] = Counter()
         self.reasons: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
-        self.webhooks: Counter[str] = Counter()
+        self.webhooks = webhooks
         self.latencies = Latencies()
         self.undelivered = 0
         self.undelivered_why: Counter[str] = Counter()

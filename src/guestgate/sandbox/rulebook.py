@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta
-from functools import lru_cache
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo
 
 from guestgate.sandbox.town import Member, Studio, Town
 
@@ -109,20 +107,14 @@ class Rulebook:
         return bool(self._town.plans[member.plan].get("payable") == "per_visit")
 
 
-@lru_cache
-def zone(name: str) -> ZoneInfo:
-    """A time zone."""
-    return ZoneInfo(name)
-
-
 def local_date(at: datetime, studio: Studio) -> date:
     """The date on the studio's calendar."""
-    return at.astimezone(zone(studio.timezone)).date()
+    return at.astimezone(studio.zone).date()
 
 
 def is_within(hours: dict[str, Any], at: datetime, studio: Studio) -> bool:
     """Whether a clock on the studio's wall stands within these hours."""
-    wall = at.astimezone(zone(studio.timezone))
+    wall = at.astimezone(studio.zone)
     now = (wall.weekday() * 24 + wall.hour) * 60 + wall.minute
     opens, closes = minutes(hours["from"]), minutes(hours["until"])
     length = (closes - opens) % (24 * 60) or 24 * 60

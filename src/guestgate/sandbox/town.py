@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from functools import cached_property
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from guestgate.errors import UsageError
 
@@ -132,6 +133,11 @@ class Studio:
     test: bool
     paused: bool
     keys: dict[str, str] = field(repr=False)
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """Its time zone."""
+        return ZoneInfo(self.timezone)
 
 
 @dataclass(frozen=True)

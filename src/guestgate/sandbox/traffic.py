@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from guestgate import clock
 from guestgate.errors import UsageError
 from guestgate.sandbox.arrivals import Load, PlannedTap, jumps, taps
-from guestgate.sandbox.courier import Courier, Event
-from guestgate.sandbox.door import Desk, Door, trust
 from guestgate.sandbox.journal import Journal
+from guestgate.sandbox.platform import Platform
 from guestgate.sandbox.report import Report
-from guestgate.sandbox.town import Town
 
 # More calls under way than this would only measure this machine.
 MAX_UNDER_WAY = 4096
-
-
-@dataclass(frozen=True)
-class Endpoints:
-    """The addresses an aggregator has registered, and the certificate to trust besides the system's."""
-
-    checkin: str
-    ca: Path | None = None
-    webhook: str | None = None
 
 
 class ClockSetter:
@@ -55,80 +41,50 @@ class ClockSetter:
 
 
 class Traffic:
-    """One run. `report` has its figures while it goes on and after it."""
+    """One run against a platform's registered endpoint. `report` has its figures while it goes on and after it."""
 
     def __init__(
         self,
-        town: Town,
-        endpoints: Endpoints,
+        platform: Platform,
         load: Load,
-        journal: Journal,
         *,
         clock_file: Path | None = None,
         on_tap: Callable[[float], object] = lambda _: None,
     ) -> None:
-        """`on_tap` is told how many seconds of the run are over. Raises UsageError for a bad address or file."""
-        self._town = town
+        """`on_tap` is told how many seconds of the run are over. Raises UsageError for a bad file."""
+        self._platform = platform
         self._load = load
-        self._journal = journal
         self._on_tap = on_tap
-        self.report = Report()
-        tls: ssl.SSLContext = trust(endpoints.ca)
-        self._doors = {studio.id: Door(endpoints.checkin, studio.keys["checkin"], tls) for studio in town.studios}
-        self._courier = None
-        if endpoints.webhook is not None:
-            self._courier = Courier(
-                {
-                    studio.id: Door(
-                        endpoints.webhook, studio.keys["webhook"], tls, cancel_after_s=Courier.ANSWER_WITHIN_S
-                    )
-                    for studio in town.studios
-                },
-                journal,
-                self.report.webhooks,
-                load.seed,
-                faulty="webhooks" in load.faults,
-            )
-        journal.write(
-            "run",
-            town=town.spec.as_dict(),
-            rate=load.rate,
-            seconds=load.seconds,
-            seed=load.seed,
-            faults=sorted(load.faults),
-        )
+        self.report = Report(platform.webhooks)
+        journal = platform.journal
+        journal.run(platform.town, rate=load.rate, seconds=load.seconds, seed=load.seed, faults=sorted(load.faults))
         self._setter = ClockSetter(clock_file, journal) if clock_file is not None else None
 
     async def run(self) -> Report:
         """Let everybody come, and wait for the last answer."""
         loop = asyncio.get_running_loop()
         under_way: set[asyncio.Task[None]] = set()
-        async with AsyncExitStack() as stack:
-            for door in self._doors.values():
-                await stack.enter_async_context(door)
-            if self._courier is not None:
-                await stack.enter_async_context(self._courier)
-            started = loop.time()
-            changes = self._clock_changes()
-            next_change = next(changes, None)
-            for planned in taps(self._town, self._load):
-                while next_change is not None and next_change[0] <= planned.due_s:
-                    await _until(started + next_change[0])
-                    assert self._setter is not None
-                    self._setter.set_ahead(next_change[1] - clock.now())
-                    next_change = next(changes, None)
-                await _until(started + planned.due_s)
-                self.report.behind_ms = max(self.report.behind_ms, (loop.time() - started - planned.due_s) * 1000)
-                if len(under_way) >= MAX_UNDER_WAY:
-                    self.report.not_made += 1
-                    continue
-                task = loop.create_task(self._tap(planned))
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
-                self._on_tap(planned.due_s)
-            await _until(started + self._load.seconds)
-            while under_way:
-                await asyncio.wait(under_way)
+        started = loop.time()
+        changes = self._clock_changes()
+        next_change = next(changes, None)
+        for planned in taps(self._platform.town, self._load):
+            while next_change is not None and next_change[0] <= planned.due_s:
+                await _until(started + next_change[0])
+                assert self._setter is not None
+                self._setter.set_ahead(next_change[1] - clock.now())
+                next_change = next(changes, None)
+            await _until(started + planned.due_s)
+            self.report.behind_ms = max(self.report.behind_ms, (loop.time() - started - planned.due_s) * 1000)
+            if len(under_way) >= MAX_UNDER_WAY:
+                self.report.not_made += 1
+                continue
+            task = loop.create_task(self._tap(planned))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+            self._on_tap(planned.due_s)
+        await _until(started + self._load.seconds)
+        while under_way:
+            await asyncio.wait(under_way)
         return self.report
 
     def _clock_changes(self) -> Iterator[tuple[float, datetime]]:
@@ -136,17 +92,12 @@ class Traffic:
         if self._setter is None:
             return
         # The midnight or change of clocks comes in the middle of what follows the jump.
-        found = jumps(self._town, clock.now(), lead_s=self._load.seconds / 6)
+        found = jumps(self._platform.town, clock.now(), lead_s=self._load.seconds / 6)
         for number, instant in enumerate(found, 1):
             yield self._load.seconds * number / (len(found) + 1), instant
 
     async def _tap(self, planned: PlannedTap) -> None:
-        at_ms = clock.now_ms()
-        tap = await self._doors[planned.studio.id].tap(planned.aggregator_id, planned.customer_id, planned.fault)
-        self._journal.call(at_ms, planned, tap)
-        self.report.add(tap, planned.fault.name)
-        if self._courier is not None and tap.desk is Desk.OPEN:
-            self._courier.send(Event(planned.studio, planned.customer_id, "CUSTOMER_CHECKIN"))
+        self.report.add(await self._platform.tap(planned), planned.fault.name)
 
 
 async def _until(instant: float) -> None:
