@@ -48,12 +48,16 @@ class PlannedTap(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """How much comes: people a second on average, for so many seconds; from which seed, with which faults."""
+    """How much comes: people a second on average, for so many seconds; from which seed, with which faults.
+
+    The seconds are a day, which begins at the hour ``from_h`` in UTC.
+    """
 
     rate: float
     seconds: float
     seed: int = 1
     faults: frozenset[str] = frozenset()
+    from_h: float = 0
 
 
 class _Coming(NamedTuple):
@@ -117,7 +121,7 @@ def _people(town: Town, load: Load, dice: random.Random) -> Iterator[tuple[float
         home = number % len(town.studios)
         at_home = dice.random() < AT_HOME and weights[home] == 1
         studio = town.studios[home] if at_home else dice.choices(town.studios, weights)[0]
-        hour = (due_s / load.seconds * DAY_H + ahead_h[studio.id]) % DAY_H
+        hour = (load.from_h + due_s / load.seconds * DAY_H + ahead_h[studio.id]) % DAY_H
         if dice.random() * busiest < HOURS[int(hour)]:
             yield due_s, studio, town.members[number]
 

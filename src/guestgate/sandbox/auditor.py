@@ -181,7 +181,9 @@ class Audit:
         if decision["reason"] == "ok" and member is not None:
             person.entries.append(Entry(decision["id"], studio, at, local_date(at, studio)))
             visit = self._visits.get(decision["id"])
-            if visit is not None and visit["state"] == "reversed":
+            if visit is None:
+                yield "was allowed, but made no visit"
+            elif visit["state"] == "reversed":
                 ends = [self._ended(leaning) for leaning in self._leaning[decision["id"]]]
                 person.doubtful[decision["id"]] = call.ended, max(ends, default=call.ended) + TAKEN_BACK_WITHIN
 

@@ -106,7 +106,7 @@ class Door:
 
     async def __aexit__(self, *_: object) -> None:
         """Close the connections."""
-        self._lines.close()
+        await self._lines.close()
 
     async def tap(self, aggregator_id: str, customer_id: int, fault: Fault = NO_FAULT) -> Tap:
         """Somebody holds a card to the reader."""

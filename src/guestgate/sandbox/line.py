@@ -17,6 +17,7 @@ import h11
 MAX_ANSWER_BYTES = 64 * 1024
 # How long a request that is broken off may need to get onto the wire.
 BREAK_OFF_S = 0.01
+GOODBYE_S = 0.5
 
 
 class Address(NamedTuple):
@@ -52,6 +53,7 @@ class Line(asyncio.Protocol):
 
     def __init__(self) -> None:
         """Not connected yet."""
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_ANSWER_BYTES)
         self._transport: asyncio.Transport | None = None
         self._waiting: asyncio.Future[Reply] | None = None
@@ -81,7 +83,7 @@ class Line(asyncio.Protocol):
             transport.write(self._request(method, target, headers, body))
             return await self._waiting
         except BaseException:
-            self._abort()
+            self.abort()
             raise
         finally:
             self._waiting = None
@@ -94,14 +96,14 @@ class Line(asyncio.Protocol):
         request = self._request(method, target, headers, body)
         transport.write(request[: min(int(len(request) * share), len(request) - 1)])
         await asyncio.sleep(BREAK_OFF_S)
-        self._abort()
+        self.abort()
 
     def close(self) -> None:
         """Hang up."""
         if self._transport is not None:
             self._transport.close()
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
         """Hang up without a goodbye."""
         if self._transport is not None:  # a transport that is gone already cannot be aborted
             self._transport.abort()
@@ -133,6 +135,8 @@ class Line(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """asyncio: the connection is gone."""
         self._transport = None
+        if not self.gone.done():
+            self.gone.set_result(None)
         self._fail(error if isinstance(error, OSError) else ConnectionResetError("the connection was closed"))
 
     def _read(self) -> None:
@@ -177,6 +181,7 @@ class Lines:
         self._idle_s = idle_s
         self._most = most
         self._idle: list[tuple[float, Line]] = []
+        self._open: set[Line] = set()
 
     async def take(self) -> Line:
         """A connection that nobody else uses. Raises OSError."""
@@ -186,7 +191,10 @@ class Lines:
             if line.idle and now - since < self._idle_s:
                 return line
             line.close()
-        return await Line.connect(self._address)
+        line = await Line.connect(self._address)
+        self._open.add(line)
+        line.gone.add_done_callback(lambda _: self._open.discard(line))
+        return line
 
     def give_back(self, line: Line) -> None:
         """Keep a connection for the next call, unless it is used up."""
@@ -198,8 +206,11 @@ class Lines:
         else:
             line.close()
 
-    def close(self) -> None:
-        """Hang up everywhere."""
-        for _, line in self._idle:
-            line.close()
+    async def close(self) -> None:
+        """Hang up everywhere, and wait a moment for the other side to know."""
         self._idle.clear()
+        for hang_up in (Line.close, Line.abort):
+            if self._open:
+                for line in self._open:
+                    hang_up(line)
+                await asyncio.wait([line.gone for line in self._open], timeout=GOODBYE_S)

@@ -26,7 +26,8 @@ from guestgate.sandbox.traffic import Traffic
 LOOPBACK = "127.0.0.1"
 # The names a browser on this machine calls it by; any other is a page elsewhere that points its name at us.
 NAMES = [LOOPBACK, "localhost"]
-DAY_S = 24 * 3600
+# People who come by themselves see ten minutes of ours as a day of theirs, from a morning on.
+DAY_S, FROM_H = 600, 7
 STOP_S = 2
 
 
@@ -97,5 +98,5 @@ async def serve(platform: Platform, port: int, load: Load | None, ready: Callabl
 async def _come(platform: Platform, load: Load) -> None:
     day = 0
     while True:
-        await Traffic(platform, Load(load.rate, DAY_S, load.seed + day, load.faults)).run()
+        await Traffic(platform, Load(load.rate, DAY_S, load.seed + day, load.faults, FROM_H)).run()
         day += 1

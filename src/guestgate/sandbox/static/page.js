@@ -37,7 +37,7 @@ function showStudios(town) {
       const item = element("li");
       const about = element("div");
       about.append(element("strong", studio.name), element("span", "", "dim"));
-      const close = element("button", "close", "quiet");
+      const close = element("button", "all out", "quiet");
       close.type = "button";
       close.title = "Check out whoever is still in " + studio.name;
       close.addEventListener("click", () => act("close", { studio: studio.id }));
