@@ -21,7 +21,7 @@ class Received(NamedTuple):
 
 
 class Receiver:
-    """Use as a context manager. `answers` says what a path answers: a status and a body, or a function of the body."""
+    """Use as a context manager. `answers` has for each path a status and a body, or a function of the body."""
 
     def __init__(self, folder: Path) -> None:
         self.cert, key = make_certificate(folder)
