@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=500, help="people a second (500)")
     parser.add_argument("--for", dest="seconds", type=int, default=60, help="seconds (60)")
     parser.add_argument("--seed", type=int, default=1, help="of the day in town (1)")
+    parser.add_argument("--faults", default="all", help="as for guestgate sandbox traffic (all)")
     parser.add_argument("--studios", type=int, default=6)
     parser.add_argument("--members", type=int, default=8000)
     parser.add_argument("--json", action="store_true", help="print one object")
@@ -51,14 +52,16 @@ def rehearse(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """One rehearsal; returns its figures."""
     prepare(folder, options)
     port = free_port()
-    process, log = serve(folder, port)
+    clock = options.faults == "all" or "clock" in options.faults
+    process, log = serve(folder, port, clock=clock)
     memory = Memory()
     try:
         await_port(process, port, log)
         memory.watch("server", process.pid)
         arguments = ["--town", "town", "--url", f"https://localhost:{port}/checkin-validation", "--ca", "cert.pem"]
         arguments += ["--rate", str(options.rate), "--for", str(options.seconds), "--seed", str(options.seed)]
-        arguments += ["--faults", "all", "--clock-file", "clock", "--log", "run.jsonl", "--svg", "run.svg", "--json"]
+        arguments += ["--webhook-url", f"https://localhost:{port}/webhook", "--faults", options.faults]
+        arguments += ["--clock-file", "clock", "--log", "run.jsonl", "--svg", "run.svg", "--json"]
         driver = start(folder, "sandbox", "traffic", *arguments, stdout=subprocess.PIPE)
         memory.watch("traffic", driver.pid)
         output, _ = driver.communicate()
@@ -97,13 +100,23 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
     subprocess.run(["openssl", *request.split(), *files], cwd=folder, check=True, capture_output=True)
 
 
-def serve(folder: Path, port: int) -> tuple[subprocess.Popen[bytes], Path]:
-    """The server, on a wall clock that can be set while its monotonic clock stays real."""
+def serve(folder: Path, port: int, *, clock: bool) -> tuple[subprocess.Popen[bytes], Path]:
+    """The server; with a clock, its wall clock can be set while its monotonic clock stays real."""
+    log = folder / "server.log"
+    arguments = ["--host", "localhost", "--port", str(port), "--admin-port", str(free_port())]
+    arguments += ["--tls-cert", "cert.pem", "--tls-key", "key.pem", "--json"]
+    with log.open("wb") as output:
+        env = environment() | (fake_clock(folder) if clock else {})
+        return start(folder, "serve", *arguments, env=env, stdout=output, stderr=output), log
+
+
+def fake_clock(folder: Path) -> dict[str, str]:
+    """What makes a process read the time from libfaketime."""
     (library,) = [*Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")][:1] or [None]
     if library is None:
         raise SystemExit("libfaketime is missing; on Debian: apt-get install faketime")
     (folder / "clock").write_text("+0\n")
-    clock = {
+    return {
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(folder / "clock"),
         "FAKETIME_CACHE_DURATION": "1",
@@ -113,12 +126,6 @@ def serve(folder: Path, port: int) -> tuple[subprocess.Popen[bytes], Path]:
         "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         "NO_FAKE_STAT": "1",
     }
-    log = folder / "server.log"
-    arguments = ["--host", "localhost", "--port", str(port), "--admin-port", str(free_port())]
-    arguments += ["--tls-cert", "cert.pem", "--tls-key", "key.pem", "--json"]
-    with log.open("wb") as output:
-        process = start(folder, "serve", *arguments, env=environment() | clock, stdout=output, stderr=output)
-    return process, log
 
 
 class Memory:
@@ -222,6 +229,7 @@ def tell(result: dict[str, Any]) -> None:
     print(f"desks        {traffic['desk']}")
     print(f"reasons      {traffic['reasons']}")
     print(f"answers      p50 {traffic['ms_p50']} ms, p99 {traffic['ms_p99']} ms, worst {traffic['ms_worst']} ms")
+    print(f"webhooks     {traffic['webhooks']}")
     print(f"faults       {traffic['faults']}; traffic was at most {traffic['behind_ms']} ms late")
     print(f"record       {audit['decisions']} decisions, {audit['visits']} visits, {audit['taken_back']} taken back")
     for name, memory in result["memory_mib"].items():
