@@ -30,6 +30,8 @@ CLOCKS_DIFFER = timedelta(milliseconds=100)
 STATUS = {200: "allowed", 403: "denied", 404: "denied"}
 UNDECIDED = 503
 LOOK_AHEAD = [timedelta(minutes=20), *(timedelta(hours=hours) for hours in (1, 5, 12, 24, 24 * 8, 24 * 32, 24 * 64))]
+# Each doubles the number of worlds.
+MAX_DOUBTFUL = 10
 JUST_BEFORE = timedelta(milliseconds=1)
 GivenBack = frozenset[str]
 NOTHING: GivenBack = frozenset()
@@ -170,6 +172,9 @@ class Audit:
             yield f"was decided for member {decision['member']}, but the card was {member and member.id}"
             return
         person = self._people[member.id if member else ""]
+        if len(person.doubtful) > MAX_DOUBTFUL:
+            yield "so many visits of this member were being taken back at once that nobody can follow"
+            return
         person.pass_time(call)
         asked = _Question(self._rules, studio, member, call.customer_id, person.entries)
         right = {world for world in person.worlds if asked.explains(decision, at, world)}

@@ -70,7 +70,10 @@ class Courier:
 
     def send(self, event: Event) -> None:
         """Something happened just now."""
-        fate, at_ms, uuid_ = self._fate(), clock.now_ms(), str(uuid.UUID(int=self._dice.getrandbits(128), version=4))
+        at_ms, uuid_ = clock.now_ms(), str(uuid.UUID(int=self._dice.getrandbits(128), version=4))
+        fate = self._fate()
+        if len(self._under_way) >= MAX_UNDER_WAY:
+            fate = "lost"
         self._journal.write(
             "webhook",
             at=clock.iso(clock.from_ms(at_ms)),
@@ -80,10 +83,8 @@ class Courier:
             uuid=uuid_,
             fate=fate,
         )
-        if fate == "lost" or len(self._under_way) >= MAX_UNDER_WAY:
-            self._counts["lost"] += 1
-            return
-        delays = {"delayed": [self._dice.uniform(*DELAY_S)], "overtaken": [OVERTAKEN_S], "doubled": [0.0, 0.0]}
+        late_s = self._dice.uniform(*DELAY_S)
+        delays = {"lost": [], "delayed": [late_s], "overtaken": [OVERTAKEN_S], "doubled": [0.0, 0.0]}
         for delay_s in delays.get(fate, [0.0]):
             task = asyncio.get_running_loop().create_task(self._deliver(event, event.body(at_ms, uuid_), delay_s))
             self._under_way.add(task)
