@@ -125,6 +125,7 @@ def fake_clock(folder: Path) -> dict[str, str]:
         # Otherwise waits with a time-out on the real monotonic clock end at once and spin.
         "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         "NO_FAKE_STAT": "1",
+        "PYTHONPATH": str(Path(__file__).parent / "faketime"),
     }
 
 
