@@ -296,10 +296,10 @@ def test_the_desk_registers_a_member(sandbox: Sandbox) -> None:
 )
 def test_what_a_form_cannot_mean_is_refused(content: dict[str, Any], sandbox: Sandbox) -> None:
     """With a word on what it should be, and without a call."""
-    before = len(sandbox.receiver.received)
+    before = len(sandbox.receiver.of("/checkin-validation"))
     answer = sandbox.do("tap", **content)
     assert answer.status_code == 400 and "should be" in answer.json()["errorMessage"]
-    assert len(sandbox.receiver.received) == before
+    assert len(sandbox.receiver.of("/checkin-validation")) == before
 
 
 def test_other_sites_cannot_use_the_page(sandbox: Sandbox) -> None:
