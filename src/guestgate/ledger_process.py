@@ -117,7 +117,9 @@ def _decide(pipe: Pipe, database: Database, own_id: str | None) -> None:
             pipe.send((rulings, ledger.commit_s))
     except DiskFailedError as error:
         log.critical("stopping", error=str(error))
-    except (EOFError, OSError):
+    except (EOFError, ConnectionError):  # the door has closed the pipe, or ended
         ledger.flush()
         checkpoints.stop()
+    except Exception as error:
+        log.critical("the ledger failed and ends", exc_info=error)
     ledger.close()
