@@ -179,7 +179,7 @@ def test_undelivered_answers_are_counted(served: Gate, client: httpx.Client) -> 
 
 
 def test_the_admin_process_dies_and_the_door_goes_on(served: Gate, client: httpx.Client) -> None:
-    """SIGKILL: check-ins are answered all the while, and soon another one serves, with the door's figures."""
+    """SIGKILL: check-ins are answered all the while, and soon another one serves, with the figures of before."""
     before, pid = figures(client), admin_pid(served)
     os.kill(pid, signal.SIGKILL)
     answered = 0

@@ -28,7 +28,8 @@ members, links = schema.members.c, schema.customers.c
 HOST = "gate.example.com"
 # A name of the internet that leads to this machine, for a command of its own.
 RESOLVED = f"""
-import socket
+import signal, socket
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 resolve = socket.getaddrinfo
 ours = ({HOST!r}, {HOST!r}.encode())
 socket.getaddrinfo = lambda host, *more, **named: resolve("127.0.0.1" if host in ours else host, *more, **named)

@@ -63,7 +63,6 @@ class Authorizer:
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics
         self._metrics.queue_depth.set_function(lambda: len(self._queue) + len(self._turned_away))
-        self._sent_at = self._loop.time()
         self._undelivered_log = Throttle(UNDELIVERED_LINES_PER_S)
         self._ledger = LedgerProcess(url, own_id, self._deliver, on_failure)
         self._calls: dict[str, Call] = {}
@@ -136,14 +135,13 @@ class Authorizer:
 
     @property
     def stalled_s(self) -> float:
-        """How long the ledger has been at its batch, or unable to write what there is to record; 0 where neither."""
-        at_work_s = self._loop.time() - self._sent_at if self._ledger.busy else 0.0
-        return max(at_work_s, self._ledger.behind_s)
+        """How long the ledger has been held up; 0 where it is not."""
+        return self._ledger.stalled_s
 
     def _deliver(self, rulings: list[Ruling], commit_s: float) -> None:
         """Take what the ledger has committed, and first give it more to do."""
         self._flush()
-        if rulings and not self._ledger.behind_s:
+        if rulings:
             self._metrics.committed(len(rulings), commit_s)
         for ruling in rulings:
             call = self._calls.pop(ruling.id)
@@ -189,7 +187,6 @@ class Authorizer:
             spare = min(len(self._turned_away), MAX_BATCH)
             batch += [self._turned_away.popleft() for _ in range(spare)]
         answers, self._answers = self._answers, []
-        self._sent_at = self._loop.time()
         self._ledger.send(batch, answers)
 
 

@@ -82,10 +82,7 @@ class ChildProcess:
             self._on_lost()
 
     async def stop(self, patience_s: float) -> None:
-        """Let the process finish and end; kill it where it does not. Once it has ended, nothing is done."""
-        if self._pipe.closed:
-            return
-        self.lost = True
+        """Let the process finish and end; kill it where it does not."""
         self._loop.remove_reader(self._pipe.fileno())
         self._pipe.close()
         await asyncio.to_thread(self._process.join, patience_s)

@@ -1,12 +1,13 @@
 """The ledger in a process of its own, so that deciding and serving do not share one interpreter lock.
 
-One message at a time: the door sends a batch, the ledger answers when it is on disk, and whatever has come
-meanwhile makes the next batch. If either process ends, so does the other; nothing is ever answered that was
-not committed.
+One batch at a time: the door sends it, the ledger answers when it is on disk, and whatever has come meanwhile
+makes the next one. The ledger also says whether it is behind with what it has to write. If either process
+ends, so does the other; nothing is ever answered that was not committed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
@@ -48,7 +49,8 @@ class LedgerProcess:
         self._deliver = deliver
         self._child = ChildProcess(_main, (url, own_id), name="ledger", received=self._receive, lost=failed)
         self.busy = True  # until it says that it is ready
-        # When it began to have things to record that it cannot write; None while it can.
+        self._loop = asyncio.get_running_loop()
+        self._sent_at = self._loop.time()
         self._behind_since: float | None = None
 
     @property
@@ -57,9 +59,11 @@ class LedgerProcess:
         return self._child.lost
 
     @property
-    def behind_s(self) -> float:
-        """For how long there have been things to record that could not be written; 0 where there are none."""
-        return 0.0 if self._behind_since is None else clock.monotonic() - self._behind_since
+    def stalled_s(self) -> float:
+        """How long the ledger has been held up: at the batch it has, or with what it could not write; else 0."""
+        since = [self._sent_at] if self.busy else []
+        since += [] if self._behind_since is None else [self._behind_since]
+        return self._loop.time() - min(since) if since else 0.0
 
     async def start(self) -> None:
         """Return once the process is ready to decide. Raises OperationError where it ended instead."""
@@ -70,19 +74,21 @@ class LedgerProcess:
 
     def send(self, batch: list[Ticket], answers: list[Answer]) -> None:
         """Have a batch decided and recorded. Only while not `busy`."""
-        self.busy = True
+        self.busy, self._sent_at = True, self._loop.time()
         # Plain tuples of plain values: a third of the time that pickling the named ones takes.
         tickets = [
             (checkin.id, clock.to_ms(checkin.received_at), *checkin[2:], deadline) for checkin, deadline in batch
         ]
         self._child.send((tickets, [tuple(answer) for answer in answers]))
 
-    def _receive(self, message: tuple[list[tuple[str, str, str]], float, bool] | None) -> None:
-        if message is None:
-            self._behind_since = None
-            return
+    def _receive(self, message: tuple[list[tuple[str, str, str]] | None, float, bool]) -> None:
         decisions, commit_s, behind = message
-        self._behind_since = (self._behind_since or clock.monotonic()) if behind else None
+        if not behind:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = self._loop.time()
+        if decisions is None:
+            return
         self.busy = False
         self._deliver(
             [Ruling(checkin_id, OUTCOMES[outcome], REASONS[reason]) for checkin_id, outcome, reason in decisions],
@@ -115,8 +121,7 @@ def _decide(pipe: Pipe, database: Database, own_id: str | None) -> None:
         while True:
             while ledger.has_news and not pipe.poll(NEWS_RETRY_S):
                 ledger.process([], [])
-                if not ledger.has_news:
-                    pipe.send(None)
+                pipe.send((None, ledger.commit_s, ledger.has_news))
             batch, answers = pipe.recv()
             checkpoints.let_through()
             decisions = ledger.process(
@@ -130,7 +135,9 @@ def _decide(pipe: Pipe, database: Database, own_id: str | None) -> None:
             pipe.send((rulings, ledger.commit_s, ledger.has_news))
     except DiskFailedError as error:
         log.critical("stopping", error=str(error))
-    except (EOFError, OSError):
+    except (EOFError, ConnectionError):  # the door has closed the pipe, or ended
         ledger.flush()
         checkpoints.stop()
+    except Exception as error:
+        log.critical("the ledger failed and ends", exc_info=error)
     ledger.close()

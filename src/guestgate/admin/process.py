@@ -37,8 +37,6 @@ STOP_S = 3.0
 DOOR_PATIENCE_S = 1.0
 # Where the processor is scarce, the door comes first.
 NICENESS = 5
-# The first message; any other is the sentence that says why not.
-READY = ""
 
 
 @dataclass(frozen=True)
@@ -82,20 +80,21 @@ class AdminProcess:
             _main, (self._settings,), name="admin", received=self._answer, lost=self._start_again
         )
         problem = await self._child.start()
-        if problem != READY:
-            await self._child.stop(STOP_S)  # it must neither hold the port nor be missed when it ends
+        if problem != "":
+            await self._end()
             raise OperationError(problem or "the admin listener did not start, see the lines above")
         log.info("the admin listener serves", address=str(self._address))
 
     def _answer(self, number: int) -> None:
-        assert self._child is not None
-        self._child.send((number, self._state()))
+        if self._child is not None:
+            self._child.send((number, self._state()))
 
     def _start_again(self) -> None:
         log.error("the admin listener ended; it is started again")
         self._starting = asyncio.create_task(self._restart())
 
     async def _restart(self) -> None:
+        await self._end()
         while True:
             await asyncio.sleep(RESTART_S)
             try:
@@ -108,15 +107,18 @@ class AdminProcess:
     async def renew(self) -> None:
         """Serve with the certificate as it is on disk now."""
         if self._address is not None and self._address.tls_cert is not None:
-            await self.stop()
             self._starting = asyncio.create_task(self._restart())
 
     async def stop(self) -> None:
-        """End it."""
+        """End it, and start it no more."""
         if self._starting is not None:
             self._starting.cancel()
-        if self._child is not None:
-            await self._child.stop(STOP_S)
+        await self._end()
+
+    async def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            await child.stop(STOP_S)
 
 
 class DoorLine:
@@ -129,7 +131,7 @@ class DoorLine:
         self._lock = threading.Lock()
         self._replies: queue.SimpleQueue[tuple[int, DoorState]] = queue.SimpleQueue()
         self._asked = 0
-        self._open = False
+        self._opened = threading.Event()
         threading.Thread(target=self._listen, name="door", daemon=True).start()
 
     def _listen(self) -> None:
@@ -140,16 +142,15 @@ class DoorLine:
             self._hung_up()
 
     def open(self) -> None:
-        """Say that we serve. A call that came before must not ask: the door takes the first message for this one."""
-        with self._lock:
-            self._pipe.send(READY)
-            self._open = True
+        """Say that we serve; that comes before any question."""
+        self._pipe.send("")
+        self._opened.set()
 
     def ask(self) -> DoorState | None:
         """How the door is; None where it does not say so in time."""
+        if not self._opened.wait(DOOR_PATIENCE_S):
+            return None
         with self._lock:
-            if not self._open:
-                return None
             self._asked += 1
             try:
                 self._pipe.send(self._asked)

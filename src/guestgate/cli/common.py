@@ -21,7 +21,7 @@ from rich.text import Text
 
 from guestgate import settings
 from guestgate.database import Database
-from guestgate.errors import UsageError
+from guestgate.errors import OperationError, UsageError
 from guestgate.rows import BadRows
 from guestgate.texts import printable as printable  # noqa: PLC0414 - the commands take it from here
 
@@ -42,6 +42,15 @@ console = Console(highlight=False, soft_wrap=True, emoji=False)
 def open_database(config: Path | None) -> Database:
     """The configured database, checked."""
     return Database.open(settings.load(config).database)
+
+
+def own_url(loaded: settings.Settings) -> str:
+    """The endpoint of the server with this configuration, on this machine."""
+    if loaded.host.startswith("unix:"):
+        raise OperationError("the server listens on a Unix socket; give the proxy's --url")
+    scheme = "http" if loaded.behind_proxy else "https"
+    host = "localhost" if loaded.host in ("0.0.0.0", "::") else loaded.host  # noqa: S104
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{loaded.port}{loaded.checkin_path}"
 
 
 def print_json(value: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from guestgate import clock, members, settings, studios
+from guestgate.cli import town
 from guestgate.cli.common import (
     AsJson,
     ConfigFile,
@@ -21,6 +22,7 @@ from guestgate.cli.common import (
     StudioId,
     console,
     open_database,
+    own_url,
     print_json,
     read_key,
     say,
@@ -109,15 +111,6 @@ async def one_tap(url: str, token: str, ca: Path | None, member: str, customer: 
             await asyncio.sleep(0.2)
 
 
-def own_url(loaded: settings.Settings) -> str:
-    """The endpoint of the server with this configuration, on this machine."""
-    if loaded.host.startswith("unix:"):
-        raise OperationError("the server listens on a Unix socket; give the proxy's --url")
-    scheme = "http" if loaded.behind_proxy else "https"
-    host = "localhost" if loaded.host in ("0.0.0.0", "::") else loaded.host  # noqa: S104
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{loaded.port}{loaded.checkin_path}"
-
-
 @contextmanager
 def temporary_key(database: Database, studio: str) -> Iterator[str]:
     """A key of the studio that is revoked at the end, and expires by itself should we not get that far."""
@@ -139,3 +132,6 @@ def _customer_of(database: Database, member: str) -> int:
         except OperationError:
             linked = []
     return linked[0] if linked else 1_000_000_000 + zlib.crc32(member.encode())
+
+
+town.register(app)

@@ -1,4 +1,4 @@
-"""A studio's door: one check-in call as the platform makes it, and what the desk then sees.
+"""A studio's door: one call as the platform makes it, and what the desk then sees.
 
 The call is cancelled 750 ms after it began, connection and handshake included, and connections are used
 again. The desk is shown a message by status only; of the body it sees nothing.
@@ -7,20 +7,22 @@ again. The desk is shown a message by status only; of the body it sees nothing.
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
-
-import httpx
+from typing import Any, NamedTuple, Self
 
 from guestgate.errors import UsageError
 from guestgate.registration import check_url
+from guestgate.sandbox.line import Address, Line, Lines, Reply
 
 CANCEL_AFTER_S = 0.75
 CONTENT_TYPE = "application/json; charset=utf-8"
+IDLE_S = 30
+MAX_IDLE = 64
 
 
 class Desk(StrEnum):
@@ -35,38 +37,68 @@ class Desk(StrEnum):
 BY_STATUS = {200: Desk.OPEN, 403: Desk.NOT_ALLOWED, 404: Desk.NOT_FOUND}
 
 
+class Fault(NamedTuple):
+    """How a call goes wrong on its way.
+
+    ``cut`` is the share of the request after which the connection breaks (0 to 1, never all of it);
+    ``cancel_s`` is when the caller gives up although there was time left.
+    """
+
+    cut: float | None = None
+    cancel_s: float | None = None
+
+    @property
+    def name(self) -> str | None:
+        """``cut``, ``cancel``, or None where nothing goes wrong."""
+        return "cut" if self.cut is not None else "cancel" if self.cancel_s is not None else None
+
+
+NO_FAULT = Fault()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back of one call. ``status`` is None where no answer came; ``note`` says why, for us.
+
+    ``content`` is the body where that is a JSON object, else empty.
+    """
+
+    status: int | None
+    ms: float
+    content: dict[str, Any]
+    note: str | None = None
+
+
 @dataclass(frozen=True)
 class Tap:
-    """One check-in at a door. ``status`` is None where no answer came; ``note`` is for us, not for the desk."""
+    """One check-in at a door. ``status`` is None where no answer came; ``note`` is for us, not for the desk.
+
+    ``reason``, ``decision`` and ``decision_id`` are the endpoint's own words, where it says so much.
+    """
 
     desk: Desk
     status: int | None
     ms: float
     reason: str | None = None
     note: str | None = None
+    decision: str | None = None
+    decision_id: str | None = None
 
 
 class Door:
     """A studio's door. Use as an asynchronous context manager."""
 
-    def __init__(self, url: str, key: str, ca: Path | None = None) -> None:
+    def __init__(
+        self, url: str, key: str, ca: Path | ssl.SSLContext | None = None, *, cancel_after_s: float = CANCEL_AFTER_S
+    ) -> None:
         """`ca` is trusted besides the system's authorities. Raises UsageError for a bad URL or file."""
         check_url(url)
         if not key.isascii() or not key.isprintable():
             raise UsageError("the key should be printable ASCII characters")
-        self._url = url
-        try:
-            self._client = httpx.AsyncClient(
-                verify=trust(ca),
-                trust_env=False,  # the door itself calls, not somebody's web proxy
-                headers={"X-API-Key": key, "Content-Type": CONTENT_TYPE},
-                # The limit of a whole call is set in `tap`; this one closes what never got connected.
-                timeout=CANCEL_AFTER_S - 0.005,
-                limits=httpx.Limits(max_keepalive_connections=8, keepalive_expiry=30),
-            )
-            httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise UsageError(f"--url: {url!r} is not a URL: {error}") from None
+        self._address = Address.of(url, ca if isinstance(ca, ssl.SSLContext) else trust(ca))
+        self._headers = [("Host", self._address.authority), ("X-API-Key", key), ("Content-Type", CONTENT_TYPE)]
+        self._cancel_after_s = cancel_after_s
+        self._lines = Lines(self._address, idle_s=IDLE_S, most=MAX_IDLE)
 
     async def __aenter__(self) -> Self:
         """Open no connection yet."""
@@ -74,21 +106,43 @@ class Door:
 
     async def __aexit__(self, *_: object) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._lines.close()
 
-    async def tap(self, aggregator_id: str, customer_id: int) -> Tap:
+    async def tap(self, aggregator_id: str, customer_id: int, fault: Fault = NO_FAULT) -> Tap:
         """Somebody holds a card to the reader."""
-        body = {"aggregatorId": aggregator_id, "customerId": customer_id}
+        answer = await self.call({"aggregatorId": aggregator_id, "customerId": customer_id}, fault)
+        desk = Desk.ERROR if answer.status is None else BY_STATUS.get(answer.status, Desk.ERROR)
+        reason, decision, decision_id, detail = (
+            value if isinstance(value := answer.content.get(name), str) else None
+            for name in ("reason", "decision", "decisionId", "detail")
+        )
+        return Tap(desk, answer.status, answer.ms, reason, answer.note or detail, decision, decision_id)
+
+    async def call(self, body: dict[str, Any], fault: Fault = NO_FAULT) -> Answer:
+        """One call with a JSON body; check-ins and member validations differ in nothing else."""
         started = time.perf_counter()  # how long it took, not what time it is
+        limit_s = self._cancel_after_s if fault.cancel_s is None else fault.cancel_s
         try:
-            async with asyncio.timeout(CANCEL_AFTER_S):
-                response = await self._client.post(self._url, json=body)
-        except (TimeoutError, httpx.TimeoutException):
-            return Tap(Desk.ERROR, None, _ms(started), note="no answer within 750 ms; the call was cancelled")
-        except httpx.HTTPError as error:
-            return Tap(Desk.ERROR, None, _ms(started), note=f"no answer: {_cause(error)}")
-        status, ms = response.status_code, _ms(started)
-        return Tap(BY_STATUS.get(status, Desk.ERROR), status, ms, *_reason(response))
+            async with asyncio.timeout(limit_s):
+                reply = await self._send(json.dumps(body, ensure_ascii=False).encode(), fault)
+        except TimeoutError:
+            note = f"no answer within {limit_s * 1000:.0f} ms; the call was cancelled"
+            return Answer(None, _ms(started), {}, note)
+        except OSError as error:
+            return Answer(None, _ms(started), {}, f"no answer: {_cause(error)}")
+        if reply is None:
+            return Answer(None, _ms(started), {}, "no answer: the connection was cut")
+        return Answer(reply.status, _ms(started), _object(reply.body))
+
+    async def _send(self, body: bytes, fault: Fault) -> Reply | None:
+        line: Line = await self._lines.take()
+        try:
+            if fault.cut is not None:
+                await line.break_off("POST", self._address.target, self._headers, body, fault.cut)
+                return None
+            return await line.call("POST", self._address.target, self._headers, body)
+        finally:
+            self._lines.give_back(line)
 
 
 def trust(ca: Path | None) -> ssl.SSLContext:
@@ -103,9 +157,9 @@ def trust(ca: Path | None) -> ssl.SSLContext:
     return context
 
 
-def _cause(error: httpx.HTTPError) -> str:
+def _cause(error: OSError) -> str:
     text = str(error) or type(error).__name__
-    if "CERTIFICATE_VERIFY_FAILED" in text:
+    if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not trusted ({text.rpartition(': ')[2]}); --ca FILE trusts one more"
     return text
 
@@ -114,10 +168,9 @@ def _ms(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 1)
 
 
-def _reason(response: httpx.Response) -> tuple[str | None, str | None]:
-    """The endpoint's own reason and, for an error, its detail."""
+def _object(body: bytes) -> dict[str, Any]:
     try:
-        content = response.json()
-        return content.get("reason"), content.get("detail")
-    except (ValueError, AttributeError):
-        return None, None
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,261 @@
+"""`guestgate sandbox export`, `traffic`, `serve`, `audit`: a whole town against an endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guestgate import clock, record, settings
+from guestgate.cli.common import (
+    AsJson,
+    ConfigFile,
+    console,
+    open_database,
+    own_url,
+    print_json,
+    printable,
+    progress_bar,
+    say,
+    show,
+)
+from guestgate.errors import UsageError
+from guestgate.sandbox import export as town_files
+from guestgate.sandbox import journal, server
+from guestgate.sandbox.arrivals import FAULTS, Load
+from guestgate.sandbox.auditor import Audit
+from guestgate.sandbox.calls import Log
+from guestgate.sandbox.platform import Endpoints, Platform
+from guestgate.sandbox.report import Report
+from guestgate.sandbox.town import MAX_MEMBERS, MAX_STUDIOS, Town, TownSpec
+from guestgate.sandbox.traffic import Traffic
+
+MAX_RATE, MAX_SECONDS = 5000, 7 * 24 * 3600
+SHOWN = 50
+
+TownFolder = Annotated[
+    Path | None,
+    typer.Option("--town", metavar="DIR", help="A town that sandbox export wrote.", show_default="one made up today"),
+]
+Url = Annotated[
+    str | None, typer.Option("--url", metavar="URL", help="The endpoint; else this configuration's server.")
+]
+Ca = Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="A certificate to trust besides the system's.")]
+WebhookUrl = Annotated[
+    str | None, typer.Option("--webhook-url", metavar="URL", help="Where to send webhooks; else nowhere.")
+]
+LogFile = Annotated[
+    Path | None, typer.Option("--log", metavar="FILE", help="Write every call here, a JSON object a line.")
+]
+Faults = Annotated[
+    str | None,
+    typer.Option(
+        "--faults", metavar="LIST", help=f"What goes wrong: {', '.join(FAULTS)}; or all. By default nothing."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command()(export)
+    app.command()(traffic)
+    app.command()(serve)
+    app.command()(audit)
+
+
+def town_of(folder: Path | None) -> Town:
+    """The town of a folder, or one that is made up around today."""
+    if folder is not None:
+        return Town(town_files.read_spec(folder))
+    return Town(TownSpec(day=clock.now().date().isoformat()))
+
+
+def faults_of(text: str | None, clock_file: Path | None = None) -> frozenset[str]:
+    """The faults of ``--faults``; "all" leaves the clock alone where there is no file to set it with."""
+    if not text:
+        chosen = frozenset[str]()
+    elif text == "all":
+        chosen = frozenset(FAULTS) - (frozenset() if clock_file else {"clock"})
+    else:
+        chosen = frozenset(name.strip() for name in text.split(","))
+    for name in chosen - set(FAULTS):
+        raise UsageError(f"--faults: there is no fault {name!r}; there are {', '.join(FAULTS)} and all")
+    if "clock" in chosen and clock_file is None:
+        raise UsageError("--faults clock: give --clock-file FILE, the one that libfaketime reads for the endpoint")
+    return chosen
+
+
+def export(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to.")],
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed is another town.")] = 1,
+    studios: Annotated[int, typer.Option("--studios", min=1, max=MAX_STUDIOS, help="How many studios.")] = 6,
+    members: Annotated[int, typer.Option("--members", min=1, max=MAX_MEMBERS, help="How many members.")] = 2000,
+    aggregator_id: Annotated[
+        str | None,
+        typer.Option("--aggregator-id", metavar="ID", help="Send this in every check-in instead of the member's id."),
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a town as files: members, plans, and a script that adds its studios and keys.
+
+    The keys come from the seed and are no secrets: use a town for rehearsals only.
+
+    [dim]guestgate sandbox export town --seed 7[/dim]
+    """
+    day = clock.now().date().isoformat()
+    files = town_files.write(Town(TownSpec(seed, studios, members, day, aggregator_id)), directory)
+    if as_json:
+        show({what: str(path) for what, path in files.items()}, as_json)
+        return
+    for path in files.values():
+        say(f"wrote {path}")
+    say(f"next, in the folder of your guestgate.toml: sh {files['script']}")
+
+
+def traffic(
+    town: TownFolder = None,
+    url: Url = None,
+    ca: Ca = None,
+    rate: Annotated[
+        float, typer.Option("--rate", metavar="N", min=0.01, max=MAX_RATE, help="People a second, on average.")
+    ] = 20,
+    seconds: Annotated[
+        int, typer.Option("--for", metavar="SECONDS", min=1, max=MAX_SECONDS, help="How long; it is one day in town.")
+    ] = 60,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed is another day.")] = 1,
+    faults: Faults = None,
+    webhook_url: WebhookUrl = None,
+    clock_file: Annotated[
+        Path | None,
+        typer.Option("--clock-file", metavar="FILE", help="The endpoint's FAKETIME_TIMESTAMP_FILE, for clock jumps."),
+    ] = None,
+    log: LogFile = None,
+    svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw the latencies.")] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a town's members check in, and report what the desks saw and how long answers took.
+
+    People come when they come: a slow endpoint does not slow them down. Hours of the day have their rush; some
+    tap twice, some have the wrong card, some have no patience. The same seed is the same day.
+
+    [dim]guestgate sandbox traffic --town town --rate 50 --for 60 --faults cut,cancel --log run.jsonl[/dim]
+    """
+    loaded = settings.load(config)
+    endpoints = Endpoints(own_url(loaded) if url is None else url, None, webhook_url, ca or loaded.tls_cert)
+    chosen = faults_of(faults, clock_file)
+    load = Load(rate, seconds, seed, chosen)
+    with journal.Journal(log) as written, progress_bar("a day in town (s)", seconds) as progress:
+        platform = Platform(town_of(town), endpoints, written, seed=seed, faulty_webhooks="webhooks" in chosen)
+        setting = clock_file if "clock" in chosen else None
+        run = Traffic(platform, load, clock_file=setting, on_tap=lambda due_s: progress(int(due_s)))
+        report = asyncio.run(_drive(platform, run))
+    if svg is not None:
+        try:
+            title = f"guestgate sandbox traffic --rate {rate:g} --for {seconds} --seed {seed}"
+            svg.write_text(report.svg(title), "utf-8")
+        except OSError as error:
+            raise UsageError(f"--svg: {svg}: {error.strerror}") from None
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        say(report.text())
+
+
+async def _drive(platform: Platform, run: Traffic) -> Report:
+    async with platform:
+        platform.activated.update(studio.id for studio in platform.town.studios)
+        return await run.run()
+
+
+def serve(
+    url: Annotated[str, typer.Option("--url", metavar="URL", help="The endpoint that takes check-ins.")],
+    town: TownFolder = None,
+    ca: Ca = None,
+    port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535, help="On this machine only.")] = 8500,
+    member_validation_url: Annotated[
+        str | None,
+        typer.Option("--member-validation-url", metavar="URL", help="Where to ask about members who register."),
+    ] = None,
+    webhook_url: WebhookUrl = None,
+    rate: Annotated[
+        float,
+        typer.Option("--rate", metavar="N", min=0, max=MAX_RATE, help="People a second who come by themselves."),
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of those people, and of what goes wrong.")] = 1,
+    faults: Faults = None,
+    log: LogFile = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Play the platform until Ctrl-C: a page to tap cards on, the Open API, webhooks.
+
+    The Open API is at http://localhost:PORT/TENANT/v1 and asks for a studio's key. Webhooks are sent for a
+    studio once it has been switched on there (studios/confirmActivation).
+
+    [dim]guestgate sandbox serve --town town --url https://localhost:8443/checkin-validation --ca cert.pem[/dim]
+    """
+    loaded = settings.load(config)
+    endpoints = Endpoints(url, member_validation_url, webhook_url, ca or loaded.tls_cert)
+    chosen = faults_of(faults)
+    load = Load(rate, 1, seed, chosen) if rate else None
+    with journal.Journal(log) as written:
+        platform = Platform(town_of(town), endpoints, written, seed=seed, faulty_webhooks="webhooks" in chosen)
+        written.run(platform.town)
+        asyncio.run(server.serve(platform, port, load, lambda: _announce(platform, port, as_json)))
+
+
+def _announce(platform: Platform, port: int, as_json: bool) -> None:
+    place = f"http://localhost:{port}"
+    apis = {tenant: f"{place}/{tenant}/v1" for tenant in platform.town.tenants}
+    studios = platform.town.studios
+    if as_json:
+        keys = [{"id": studio.id, "tenant": studio.tenant, "keys": studio.keys} for studio in studios]
+        print_json({"page": f"{place}/", "open_api": apis, "studios": keys})
+        return
+    say(f"The town is at {place}/; Ctrl-C ends it.")
+    for tenant, address in apis.items():
+        say(f"Open API of {tenant}: {address}")
+    say(f"{studios[0].id} calls your endpoint with X-API-Key: {studios[0].keys['checkin']}")
+
+
+def audit(
+    logs: Annotated[list[Path], typer.Argument(metavar="LOG…", help="Every log of the town since its export.")],
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Work out what each answer and each visit should have been, and compare that with guestgate's record.
+
+    Uses the sandbox's logs, the town's plans and rules of its own, not those that decide at the door. The record
+    has to hold the town's check-ins and no others. Exit status 1 where anything differs.
+
+    [dim]guestgate sandbox audit run.jsonl[/dim]
+    """
+    log = Log()
+    for path in logs:
+        log.add(journal.read(path))
+    if log.spec is None:
+        raise UsageError(f"{logs[0]}: names no town; this is no log of the sandbox")
+    requires = settings.load(config).payable_requires
+    with open_database(config).read() as connection:
+        decisions = [row for _, row in record.decisions(connection, record.Filter())]
+        visits = [row for _, row in record.visits(connection, record.Filter(), payable_requires=requires)]
+    findings = Audit(Town(log.spec), log, decisions, visits, requires).run()
+    if as_json:
+        print_json(findings.as_dict())
+    else:
+        for problem in findings.problems[:SHOWN]:
+            say(printable(problem))
+        if len(findings.problems) > SHOWN:
+            say(f"… and {len(findings.problems) - SHOWN} more")
+        say(
+            f"{findings.calls} calls ({findings.answered} answered), {findings.decisions} decisions, "
+            f"{findings.visits} visits ({findings.taken_back} taken back)"
+        )
+        agrees = not findings.problems
+        console.print("[green]everything agrees[/]" if agrees else f"[red]{len(findings.problems)} differences[/]")
+    if findings.problems:
+        raise typer.Exit(1)

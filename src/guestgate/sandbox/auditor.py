@@ -1,0 +1,310 @@
+"""The auditor: was every answer right, and is every visit what it should be?
+
+From the sandbox's own log and the town's plans it works out what should have been answered, and compares
+that with guestgate's record and with what the doors saw. Check-ins that overlap may be decided in either order,
+so it goes through them in the order of the record.
+
+A call that was cut off while it was sent must have left nothing. A call that was given up, or came to no answer in
+time, may have been decided or not, and its visit may have been taken back: what is not known from outside is
+when a visit was taken back. So the auditor keeps, for each member, every set of visits that may have been taken back
+by now (a world), and a decision is right if it is right in one of them; worlds that do not explain it are dropped.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import combinations
+from typing import Any
+
+from guestgate.sandbox.calls import Call, Log, Matching
+from guestgate.sandbox.rulebook import Entry, Rulebook, Verdict, local_date
+from guestgate.sandbox.town import Member, Studio, Town
+
+# A visit whose answer did not arrive is taken back at once, and surely after this long.
+TAKEN_BACK_WITHIN = timedelta(seconds=10)
+# The endpoint may know of the end of a call a little before the caller's own clock says so.
+CLOCKS_DIFFER = timedelta(milliseconds=100)
+STATUS = {200: "allowed", 403: "denied", 404: "denied"}
+UNDECIDED = 503
+LOOK_AHEAD = [timedelta(minutes=20), *(timedelta(hours=hours) for hours in (1, 5, 12, 24, 24 * 8, 24 * 32, 24 * 64))]
+# Each doubles the number of worlds.
+MAX_DOUBTFUL = 10
+JUST_BEFORE = timedelta(milliseconds=1)
+GivenBack = frozenset[str]
+NOTHING: GivenBack = frozenset()
+
+
+@dataclass
+class Findings:
+    """What the audit covered and found; empty `problems` mean that everything agrees."""
+
+    decisions: int = 0
+    visits: int = 0
+    calls: int = 0
+    answered: int = 0
+    taken_back: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For scripts."""
+        return {**vars(self), "agrees": not self.problems}
+
+
+@dataclass
+class _Person:
+    """What is known of one member so far: entries, those that may be taken back, and the possible worlds."""
+
+    entries: list[Entry] = field(default_factory=list)
+    worlds: set[GivenBack] = field(default_factory=lambda: {NOTHING})
+    # Entry id -> from when on, by the sandbox's clock, it may and it must have been taken back.
+    doubtful: dict[str, tuple[datetime, datetime]] = field(default_factory=dict)
+
+    def pass_time(self, call: Call) -> None:
+        """The worlds there may be when a call is decided: doubtful entries may have gone, overdue ones have."""
+        may = [entry for entry, (first, _) in self.doubtful.items() if first <= call.ended + CLOCKS_DIFFER]
+        must = frozenset(entry for entry, (_, last) in self.doubtful.items() if last < call.began)
+        self.worlds = {
+            world | must | frozenset(more)
+            for world in self.worlds
+            for count in range(len(may) + 1)
+            for more in combinations(may, count)
+        }
+        for entry in must:  # gone in every world, so it need not be carried along
+            del self.doubtful[entry]
+        if must:
+            self.entries = [entry for entry in self.entries if entry.id not in must]
+            self.worlds = {world - must for world in self.worlds}
+
+
+class Audit:
+    """One audit. `decisions` and `visits` are guestgate's record, in its order, as its commands print it."""
+
+    def __init__(
+        self, town: Town, log: Log, decisions: list[dict[str, Any]], visits: list[dict[str, Any]], requires: str
+    ) -> None:
+        """`requires` is what a visit needs to be paid for, guestgate's setting ``payable_requires``."""
+        self._town = town
+        self._rules = Rulebook(town)
+        self._log = log
+        self._decisions = decisions
+        self._visits = {visit["id"]: visit for visit in visits}
+        self._requires = requires
+        self._matching = Matching(log, decisions)
+        self._leaning: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for decision in decisions:
+            if decision["visit"] is not None:
+                self._leaning[decision["visit"]].append(decision)
+        self._people: dict[str, _Person] = defaultdict(_Person)
+        answered = sum(call.answered for call in log.calls)
+        taken_back = sum(visit["state"] == "reversed" for visit in visits)
+        self.findings = Findings(len(decisions), len(visits), len(log.calls), answered, taken_back)
+
+    def run(self) -> Findings:
+        """Look at everything."""
+        self.findings.problems += self._matching.findings
+        for visit in self._visits.values():
+            if visit["source"] != "checkin":
+                self._given(visit)
+        for decision in self._decisions:
+            call = self._matching.calls.get(decision["id"])
+            if call is not None:
+                self._say(f"decision {decision['id']} for {call}", self._decision(decision, call))
+        for visit in self._visits.values():
+            self._say(f"visit {visit['id']} of {visit['member']}", self._visit(visit))
+        self._payable()
+        return self.findings
+
+    def _say(self, what: str, problems: Iterator[str]) -> None:
+        self.findings.problems += [f"{what}: {problem}" for problem in problems]
+
+    def _given(self, visit: dict[str, Any]) -> None:
+        """A visit that was brought along or entered by hand is a fact like the town's plans."""
+        studio = self._town.studio_by_id.get(visit["studio"])
+        if studio is not None and visit["state"] != "reversed":
+            at = datetime.fromisoformat(visit["at"])
+            self._people[visit["member"]].entries.append(Entry(visit["id"], studio, at, local_date(at, studio)))
+
+    def _decision(self, decision: dict[str, Any], call: Call) -> Iterator[str]:
+        """One decision against its call and against the rules."""
+        received_at = datetime.fromisoformat(decision["received_at"]).astimezone(UTC)
+        asked = (call.studio, call.aggregator_id, call.customer_id)
+        if asked != (decision["studio"], decision["aggregator_id"], decision["customer_id"]):
+            yield "another check-in is on record than the one that was made"
+            return
+        if not self._log.fits(call, received_at):
+            yield f"is recorded as received at {decision['received_at']}, when the call was not under way"
+        yield from self._answer(decision, call)
+        if decision["reason"] == "unavailable":
+            if call.answered and call.status != UNDECIDED:
+                yield f"is on record as undecided, but the door saw {call.status}"
+            if decision["decision"] != "undecided" or decision["visit"] is not None:
+                yield f"is unavailable, but {decision['decision']} with visit {decision['visit']}"
+            return
+        yield from self._rule(decision, call, received_at)
+
+    def _answer(self, decision: dict[str, Any], call: Call) -> Iterator[str]:
+        """What the door saw and what the record says of it."""
+        if not call.answered:
+            return
+        if decision["http_status"] != call.status:
+            yield f"the door saw {call.status}, the record says {decision['http_status']}"
+        if call.status == UNDECIDED:
+            if decision["reason"] != "unavailable" and not decision["undelivered"]:
+                yield "was answered 503, but the record does not call it undelivered"
+            return
+        if decision["undelivered"] is not False:
+            yield "was answered, but the record does not call it delivered"
+        told = STATUS.get(call.status or 0)
+        if not told == call.decision == decision["decision"] or call.reason != decision["reason"]:
+            yield (
+                f"the door saw {call.status}, {call.decision} ({call.reason}); "
+                f"the record says {decision['decision']} ({decision['reason']})"
+            )
+
+    def _rule(self, decision: dict[str, Any], call: Call, at: datetime) -> Iterator[str]:
+        """Keep the worlds in which the decision is right, and enter its visit."""
+        studio = self._town.studio_by_id[call.studio]
+        member = self._rules.member_of(call.aggregator_id, call.customer_id)
+        if decision["member"] != (member.id if member else None):
+            yield f"was decided for member {decision['member']}, but the card was {member and member.id}"
+            return
+        person = self._people[member.id if member else ""]
+        if len(person.doubtful) > MAX_DOUBTFUL:
+            yield "so many visits of this member were being taken back at once that nobody can follow"
+            return
+        person.pass_time(call)
+        asked = _Question(self._rules, studio, member, call.customer_id, person.entries)
+        right = {world for world in person.worlds if asked.explains(decision, at, world)}
+        if right:
+            person.worlds = right
+        else:
+            verdicts = {asked.verdict(at, world) for world in person.worlds}
+            yield f"says {_told(decision)}, but should say {' or '.join(sorted(map(_should, verdicts)))}"
+        if decision["reason"] == "ok" and member is not None:
+            person.entries.append(Entry(decision["id"], studio, at, local_date(at, studio)))
+            visit = self._visits.get(decision["id"])
+            if visit is None:
+                yield "was allowed, but made no visit"
+            elif visit["state"] == "reversed":
+                ends = [self._ended(leaning) for leaning in self._leaning[decision["id"]]]
+                person.doubtful[decision["id"]] = call.ended, max(ends, default=call.ended) + TAKEN_BACK_WITHIN
+
+    def _ended(self, decision: dict[str, Any]) -> datetime:
+        call = self._matching.calls.get(decision["id"])
+        return datetime.min.replace(tzinfo=UTC) if call is None else call.ended
+
+    def _visit(self, visit: dict[str, Any]) -> Iterator[str]:
+        """One visit against its decision and against what became of all answers that leaned on it."""
+        if visit["source"] != "checkin":
+            return
+        leaning = self._leaning.get(visit["id"], [])
+        own = [decision for decision in leaning if decision["id"] == visit["id"]]
+        if not own or own[0]["reason"] != "ok":
+            yield "no allowed check-in made it"
+            return
+        studio = self._town.studio_by_id.get(visit["studio"])
+        facts = ("member", "studio", "plan")
+        if (
+            studio is None
+            or any(visit[name] != own[0][name] for name in facts)
+            or visit["at"] != own[0]["received_at"]
+        ):
+            yield "differs from the check-in that made it"
+            return
+        date = local_date(datetime.fromisoformat(visit["at"]), studio).isoformat()
+        if visit["local_date"] != date:
+            yield f"bears {visit['local_date']}, but the studio's calendar showed {date}"
+        calls = [self._matching.calls.get(decision["id"]) for decision in leaning]
+        let_in = any(call is not None and call.status == 200 for call in calls)
+        lost = all(decision["undelivered"] is True for decision in leaning)
+        match visit["state"]:
+            case "authorized" if lost:
+                yield "counts, though none of its answers was delivered"
+            case "confirmed" if not {decision["customer_id"] for decision in leaning} & self._log.checked_in:
+                yield "is confirmed, but the platform never said that the member came in"
+            case "reversed" if let_in:
+                yield "was taken back, though a door opened on it"
+            case "reversed" if visit["reversed_why"] != "undelivered" or not lost:
+                yield f"was taken back without need ({visit['reversed_why']})"
+            case "authorized" | "confirmed" | "reversed":
+                pass
+            case state:
+                yield f"is {state}"
+
+    def _payable(self) -> None:
+        """Each visit of a plan that pays per visit, else the first of a member's day; never a test studio's."""
+        states = ("confirmed",) if self._requires == "confirmed" else ("authorized", "confirmed")
+        paid_days: set[tuple[str, str]] = set()
+        for visit in sorted(self._visits.values(), key=lambda visit: (visit["at"], visit["id"])):
+            studio, member = self._town.studio_by_id.get(visit["studio"]), self._town.by_id.get(visit["member"])
+            if studio is None or member is None or studio.test:
+                expected = False
+            elif visit["source"] == "import":
+                expected = False
+                if visit["state"] != "reversed":
+                    paid_days.add((member.id, visit["local_date"]))
+            elif visit["state"] not in states:
+                expected = False
+            else:
+                day = member.id, visit["local_date"]
+                expected = self._rules.pays_per_visit(member) or day not in paid_days
+                paid_days.add(day)
+            if visit["payable"] != expected:
+                self.findings.problems.append(
+                    f"visit {visit['id']} of {visit['member']} should {'' if expected else 'not '}be payable"
+                )
+
+
+@dataclass
+class _Question:
+    """One check-in, to be judged in different worlds."""
+
+    rules: Rulebook
+    studio: Studio
+    member: Member | None
+    customer_id: int
+    entries: list[Entry]
+
+    def verdict(self, at: datetime, world: GivenBack) -> Verdict:
+        """What should be answered where these visits have been taken back."""
+        entries = [entry for entry in self.entries if entry.id not in world]
+        return self.rules.verdict(at, self.studio, self.member, self.customer_id, entries)
+
+    def explains(self, decision: dict[str, Any], at: datetime, world: GivenBack) -> bool:
+        """Whether the recorded decision is right in this world, in everything it says."""
+        verdict = self.verdict(at, world)
+        outcome = "allowed" if verdict.allowed else "denied"
+        if (decision["decision"], decision["reason"]) != (outcome, verdict.reason):
+            return False
+        if verdict.reason == "ok":
+            return bool(decision["visit"] == decision["id"])
+        if verdict.reason == "reentry":
+            return decision["visit"] in verdict.leans_on
+        if decision["visit"] is not None:
+            return False
+        limit = decision["limit"]
+        named = None if limit is None else (limit["max"], limit["per"], limit["scope"], limit["used"])
+        if (verdict.limits and named not in verdict.limits) or (named is not None and not verdict.limits):
+            return False
+        return self._next_is_right(decision["next_allowed_at"], at, world)
+
+    def _next_is_right(self, told: str | None, at: datetime, world: GivenBack) -> bool:
+        """Allowed at that instant and not just before it; where none is told, at no instant that is tried."""
+        if told is None:
+            return not any(self.verdict(at + later, world).allowed for later in LOOK_AHEAD)
+        instant = datetime.fromisoformat(told)
+        if instant <= at:
+            return False
+        return self.verdict(instant, world).allowed and not self.verdict(instant - JUST_BEFORE, world).allowed
+
+
+def _told(decision: dict[str, Any]) -> str:
+    limit, later = decision["limit"], decision["next_allowed_at"]
+    return f"{decision['reason']}{f' {limit}' if limit else ''}{f', next at {later}' if later else ''}"
+
+
+def _should(verdict: Verdict) -> str:
+    return f"{verdict.reason}{f' {[use._asdict() for use in verdict.limits]}' if verdict.limits else ''}"

@@ -1,0 +1,150 @@
+"""The calls of the sandbox's log, and which of guestgate's decisions belongs to which."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from guestgate.errors import UsageError
+from guestgate.sandbox.town import TownSpec
+
+# An endpoint notes a call's time within these of the caller's own clock; a call that was given up may lie
+# in the endpoint's buffers for longer.
+ANSWERED_SLACK = timedelta(milliseconds=150)
+GIVEN_UP_SLACK = timedelta(seconds=2)
+# A clock that was set is set everywhere after this long: each process looks once a second.
+CLOCK_SETTLES = timedelta(seconds=3)
+
+
+@dataclass
+class Call:
+    """One check-in call, by the sandbox's own clock. ``cut``: its body never was complete."""
+
+    number: int
+    began: datetime
+    ended: datetime
+    studio: str
+    aggregator_id: str
+    customer_id: int
+    cut: bool
+    status: int | None
+    decision: str | None
+    reason: str | None
+    decision_id: str | None
+
+    @property
+    def answered(self) -> bool:
+        """Whether an answer came back whole."""
+        return self.status is not None
+
+    def __str__(self) -> str:
+        """For a finding."""
+        return f"call {self.number} ({self.aggregator_id} at {self.studio}, {self.began.isoformat()})"
+
+
+@dataclass
+class Log:
+    """What one or several logs hold."""
+
+    spec: TownSpec | None = None
+    calls: list[Call] = field(default_factory=list)
+    clocks: list[tuple[datetime, timedelta]] = field(default_factory=list)
+    checked_in: set[int] = field(default_factory=set)
+
+    def add(self, lines: Iterable[dict[str, Any]]) -> None:
+        """The lines of a log. Raises UsageError for one of another town."""
+        for line in lines:
+            if line["kind"] == "run":
+                spec = TownSpec.from_dict(line["town"])
+                if self.spec not in (None, spec):
+                    raise UsageError("the logs are of different towns")
+                self.spec = spec
+            elif line["kind"] == "call":
+                self.calls.append(_call(line))
+            elif line["kind"] == "clock":
+                self.clocks.append((datetime.fromisoformat(line["at"]), timedelta(seconds=line["ahead_s"])))
+            elif line["kind"] == "webhook" and line["type"] == "CUSTOMER_CHECKIN":
+                self.checked_in.add(line["entity_id"])
+
+    def fits(self, call: Call, received_at: datetime) -> bool:
+        """Whether the endpoint's clock may have shown this when the call came."""
+        slack = ANSWERED_SLACK if call.answered else GIVEN_UP_SLACK
+        return any(
+            call.began + ahead - ANSWERED_SLACK <= received_at <= call.ended + ahead + slack
+            for ahead in self._ahead(call)
+        )
+
+    def _ahead(self, call: Call) -> list[timedelta]:
+        """How far the endpoint's clock may have been ahead of the sandbox's during a call."""
+        found = [timedelta()]
+        for at, ahead in self.clocks:
+            if at + CLOCK_SETTLES < call.began:
+                found.clear()
+            if at <= call.ended + GIVEN_UP_SLACK:
+                found.append(ahead)
+        return found
+
+
+def _call(line: dict[str, Any]) -> Call:
+    began = datetime.fromisoformat(line["at"]).astimezone(UTC)
+    return Call(
+        number=line["number"],
+        began=began,
+        ended=began + timedelta(milliseconds=line["ms"]),
+        studio=line["studio"],
+        aggregator_id=line["aggregator_id"],
+        customer_id=line["customer_id"],
+        cut=line["fault"] == "cut",
+        status=line["http_status"],
+        decision=line["decision"],
+        reason=line["reason"],
+        decision_id=line["decision_id"],
+    )
+
+
+class Matching:
+    """Which call each decision answered.
+
+    A call that was answered names its decision. One that got no answer may have been decided or not; a
+    decision that nobody names belongs to such a call of the same card at the same door and time.
+    """
+
+    def __init__(self, log: Log, decisions: list[dict[str, Any]]) -> None:
+        """Match everything; `calls` has a decision's call by its id, `findings` what does not fit."""
+        self.calls: dict[str, Call] = {}
+        self.findings: list[str] = []
+        recorded = {decision["id"] for decision in decisions}
+        unanswered: dict[tuple[str, str, int], list[Call]] = defaultdict(list)
+        for call in log.calls:
+            if call.decision_id is not None:
+                self._name(call, recorded)
+            elif call.answered:
+                self.findings.append(f"{call} was answered {call.status}, without a decision")
+            elif not call.cut:
+                unanswered[call.studio, call.aggregator_id, call.customer_id].append(call)
+        for decision in sorted(decisions, key=lambda decision: str(decision["received_at"])):
+            if decision["id"] not in self.calls:
+                self._find(decision, unanswered, log)
+
+    def _name(self, call: Call, recorded: set[str]) -> None:
+        assert call.decision_id is not None
+        if call.decision_id not in recorded:
+            self.findings.append(f"{call} was answered {call.status} by {call.decision_id}, which is not on record")
+        elif call.decision_id in self.calls:
+            self.findings.append(f"{call} and {self.calls[call.decision_id]} were answered by the same decision")
+        else:
+            self.calls[call.decision_id] = call
+
+    def _find(self, decision: dict[str, Any], unanswered: dict[tuple[str, str, int], list[Call]], log: Log) -> None:
+        received_at = datetime.fromisoformat(decision["received_at"])
+        key = decision["studio"], decision["aggregator_id"], decision["customer_id"]
+        fitting = [call for call in unanswered[key] if log.fits(call, received_at)]
+        if not fitting:
+            self.findings.append(f"decision {decision['id']} of {decision['received_at']} answers no call of the log")
+            return
+        call = min(fitting, key=lambda call: call.ended)
+        unanswered[key].remove(call)
+        self.calls[decision["id"]] = call

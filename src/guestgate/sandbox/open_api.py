@@ -1,0 +1,208 @@
+"""The platform's Open API, as an aggregator calls it: ``/TENANT/v1/…`` with a studio's key in ``x-api-key``."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import date, timedelta
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from guestgate import clock
+from guestgate.errors import OperationError
+from guestgate.sandbox.platform import Checkin, Platform, local_iso
+from guestgate.sandbox.town import Studio
+
+MAX_A_MINUTE = 1000
+MINUTE_S = 60.0
+MAX_SLICE, MAX_DAYS = 50, 365
+MAX_BODY_BYTES = 64 * 1024
+REQUIRED = ("aggregatorId", "firstName", "lastName")
+OPTIONAL = (
+    *("dateOfBirth", "email", "gender", "street", "houseNumber", "zipCode", "city", "country"),
+    *("phonePrivate", "phonePrivateMobile", "phoneBusiness", "phoneBusinessMobile"),
+)
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+Handler = Callable[[Request, Studio], Awaitable[Response]]
+
+
+class ApiError(Exception):
+    """An answer other than success."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        """As the platform words it."""
+        super().__init__(message)
+        self.status, self.code = status, code
+
+    def response(self) -> Response:
+        """Its body has three fields, whatever went wrong."""
+        trace = secrets.token_hex(8)
+        content = {"errorMessage": str(self), "errorCode": self.code, "traceId": trace}
+        return JSONResponse(content, self.status)
+
+
+class RateLimit:
+    """So many requests a minute, and once there were more, none for a minute."""
+
+    def __init__(self, now: Callable[[], float] = clock.monotonic) -> None:
+        """`now` gives seconds."""
+        self._now = now
+        self._taken: dict[object, deque[float]] = {}
+        self._shut_until: dict[object, float] = {}
+
+    def take(self, what: object) -> bool:
+        """Whether one more request is let through."""
+        now = self._now()
+        if now < self._shut_until.get(what, 0.0):
+            return False
+        taken = self._taken.setdefault(what, deque(maxlen=MAX_A_MINUTE))
+        if len(taken) == MAX_A_MINUTE and now - taken[0] < MINUTE_S:
+            self._shut_until[what] = now + MINUTE_S
+            taken.clear()
+            return False
+        taken.append(now)
+        return True
+
+
+class OpenApi:
+    """Answers for every studio of the town."""
+
+    def __init__(self, platform: Platform, limit: RateLimit | None = None) -> None:
+        """`limit` counts for each studio's key and endpoint."""
+        self._platform = platform
+        self._limit = limit or RateLimit()
+        self._studios = {(studio.tenant, studio.keys["openapi"]): studio for studio in platform.town.studios}
+
+    def routes(self) -> list[Route]:
+        """For a Starlette application."""
+        handlers: dict[tuple[str, str], Handler] = {
+            ("POST", "/aggregators/member"): self._create_member,
+            ("GET", "/customers/{customer}/activities/checkins"): self._checkins,
+            ("POST", "/studios/confirmActivation"): self._confirm_activation,
+            ("GET", "/studios/information"): self._information,
+        }
+        known = [
+            Route(f"/{{tenant}}/v1{path}", self._guarded(method, path, handler), methods=METHODS)
+            for (method, path), handler in handlers.items()
+        ]
+        return [*known, Route("/{tenant}/v1/{rest:path}", self._guarded("", "", None), methods=METHODS)]
+
+    def _guarded(self, method: str, path: str, handler: Handler | None) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            try:
+                studio = self._studio(request)
+                if request.method == "HEAD":  # on any path: whether the key is valid, and nothing else
+                    return Response(status_code=200)
+                if handler is None:
+                    raise ApiError(404, "NOT_FOUND", "there is no such resource")
+                if request.method != method:
+                    raise ApiError(405, "METHOD_NOT_ALLOWED", f"use {method}")
+                if not self._limit.take((studio.id, path)):
+                    raise ApiError(429, "TOO_MANY_REQUESTS", f"more than {MAX_A_MINUTE} requests a minute")
+                return await handler(request, studio)
+            except ApiError as error:
+                return error.response()
+
+        return answer
+
+    def _studio(self, request: Request) -> Studio:
+        studio = self._studios.get((request.path_params["tenant"], request.headers.get("x-api-key", "")))
+        if studio is None:
+            raise ApiError(401, "UNAUTHORIZED", "the key is missing or not this tenant's")
+        return studio
+
+    async def _create_member(self, request: Request, studio: Studio) -> Response:
+        content = await json_object(request)
+        for name in REQUIRED:
+            if not isinstance(content.get(name), str) or not content[name].strip() or len(content[name]) > 255:
+                raise ApiError(400, "VALIDATION_ERROR", f"{name} should be a text of 1 to 255 characters")
+        for name in OPTIONAL:
+            if content.get(name) is not None and not isinstance(content[name], str):
+                raise ApiError(400, "VALIDATION_ERROR", f"{name} should be a text")
+        try:
+            customer_id = self._platform.create_customer(studio, content["aggregatorId"])
+        except OperationError as error:
+            raise ApiError(503, "UNAVAILABLE", str(error)) from None
+        return JSONResponse({"customerId": customer_id, "studioId": studio.number})
+
+    async def _checkins(self, request: Request, studio: Studio) -> Response:
+        query = request.query_params
+        first, last = (_date(query.get(name), name) for name in ("fromDate", "toDate"))
+        if last < first or last - first > timedelta(days=MAX_DAYS):
+            raise ApiError(400, "VALIDATION_ERROR", f"fromDate to toDate should be 0 to {MAX_DAYS} days")
+        size = _number(query.get("sliceSize", str(MAX_SLICE)), "sliceSize", 1, MAX_SLICE)
+        offset = _number(query.get("offset") or "0", "offset", 0, 10**9)
+        customer_id = _number(request.path_params["customer"], "customerId", 1, 2**63 - 1)
+        history = self._platform.history(studio, customer_id)
+        if history is None:
+            raise ApiError(404, "NOT_FOUND", f"there is no customer {customer_id}")
+        found = [one for one in history if first <= one.in_at.astimezone(one.studio.zone).date() <= last]
+        until = offset + size
+        content = {"result": [_checkin(one) for one in found[offset:until]], "hasNext": until < len(found)}
+        return JSONResponse({**content, "offset": str(min(until, len(found)))})
+
+    async def _confirm_activation(self, _: Request, studio: Studio) -> Response:
+        self._platform.activated.add(studio.id)
+        return Response(status_code=200)
+
+    async def _information(self, _: Request, studio: Studio) -> Response:
+        return JSONResponse(
+            {
+                "studioId": studio.number,
+                "studioName": studio.name,
+                "zoneId": studio.timezone,
+                "address": {"street": "Sandbox Street", "houseNumber": "1", "city": studio.name.split()[0]},
+            }
+        )
+
+
+def _checkin(checkin: Checkin) -> dict[str, Any]:
+    return {
+        "checkinId": checkin.id,
+        "checkInDateTime": local_iso(checkin.in_at, checkin.studio),
+        "checkOutDateTime": local_iso(checkin.out_at, checkin.studio) if checkin.out_at else None,
+        "studioId": checkin.studio.number,
+        "studioName": checkin.studio.name,
+    }
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    """A request's body. Raises ApiError unless that is a JSON object of reasonable size."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "UNSUPPORTED_MEDIA_TYPE", "send Content-Type: application/json")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise ApiError(413, "TOO_LARGE", f"the body is larger than {MAX_BODY_BYTES} bytes")
+    content = json_of(bytes(body))
+    if not isinstance(content, dict):
+        raise ApiError(400, "VALIDATION_ERROR", "the body should be a JSON object")
+    return content
+
+
+def json_of(body: bytes) -> Any:
+    """What JSON says; None where it is none."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _date(text: str | None, name: str) -> date:
+    try:
+        return date.fromisoformat(text or "")
+    except ValueError:
+        raise ApiError(400, "VALIDATION_ERROR", f"{name} should be a date such as 2026-11-23") from None
+
+
+def _number(text: str, name: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 19 and least <= int(text) <= most):
+        raise ApiError(400, "VALIDATION_ERROR", f"{name} should be a number from {least} to {most}")
+    return int(text)

@@ -1,0 +1,225 @@
+"""The platform in memory: what it knows of customers and check-ins, and the calls it makes to an aggregator.
+
+Everything here is bounded; what is oldest is forgotten first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from guestgate import clock
+from guestgate.errors import OperationError
+from guestgate.sandbox.arrivals import PlannedTap
+from guestgate.sandbox.courier import ANSWER_WITHIN_S, Courier, Event
+from guestgate.sandbox.door import Answer, Desk, Door, Tap, trust
+from guestgate.sandbox.journal import Journal
+from guestgate.sandbox.town import Studio, Town
+
+MAX_CUSTOMERS = 100_000
+MAX_CHECKINS = 50_000
+LATEST = 60
+# Customers that are created here get numbers above all of the town's.
+FIRST_NEW_CUSTOMER = 9_100_000_000_000_000
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """The addresses an aggregator has registered, and the certificate to trust besides the system's."""
+
+    checkin: str
+    member_validation: str | None = None
+    webhook: str | None = None
+    ca: Path | None = None
+
+
+@dataclass(slots=True)
+class Checkin:
+    """A customer who came in; ``out_at`` once they have left."""
+
+    id: int
+    customer_id: int
+    studio: Studio
+    in_at: datetime
+    out_at: datetime | None = None
+
+
+class Seen(NamedTuple):
+    """A tap as the page shows it."""
+
+    number: int
+    at: datetime
+    planned: PlannedTap
+    tap: Tap
+
+
+@dataclass
+class Tenant:
+    """A gym chain's own customers: the member's id at the aggregator by customer, and the other way round."""
+
+    member_of: dict[int, str] = field(default_factory=dict)
+    customer_of: dict[str, int] = field(default_factory=dict)
+
+    def add(self, customer_id: int, aggregator_id: str) -> None:
+        """A customer for an aggregator's member."""
+        self.member_of[customer_id] = aggregator_id
+        self.customer_of[aggregator_id] = customer_id
+
+
+class Platform:
+    """Use as an asynchronous context manager."""
+
+    def __init__(
+        self, town: Town, endpoints: Endpoints, journal: Journal, *, seed: int = 1, faulty_webhooks: bool = False
+    ) -> None:
+        """Open no connection yet. Raises UsageError for a bad address or certificate file."""
+        tls = trust(endpoints.ca)
+        self.town = town
+        self.endpoints = endpoints
+        self.journal = journal
+        self.desks: Counter[Desk] = Counter()
+        self.webhooks: Counter[str] = Counter()
+        self.latest: deque[Seen] = deque(maxlen=LATEST)
+        self.checkins: deque[Checkin] = deque(maxlen=MAX_CHECKINS)
+        self.inside: dict[tuple[str, int], Checkin] = {}
+        self.activated: set[str] = set()
+        self.tenants = {name: Tenant() for name in town.tenants}
+        for member in town.members:
+            for name, customer_id in member.customers.items():
+                if name in self.tenants:
+                    self.tenants[name].add(customer_id, member.id)
+        self._taps = 0
+        self._created = 0
+        self._stack = AsyncExitStack()
+        self._doors = self._doors_to(endpoints.checkin, "checkin", tls)
+        self._desks = self._doors_to(endpoints.member_validation, "checkin", tls)
+        self._courier = Courier(
+            self._doors_to(endpoints.webhook, "webhook", tls, ANSWER_WITHIN_S),
+            journal,
+            self.webhooks,
+            seed,
+            faulty=faulty_webhooks,
+        )
+
+    def _doors_to(self, url: str | None, kind: str, tls: Any, within_s: float | None = None) -> dict[str, Door]:
+        """A caller for each studio, with its key of that kind; none where no address is registered."""
+        options = {} if within_s is None else {"cancel_after_s": within_s}
+        studios = self.town.studios if url is not None else []
+        return {studio.id: Door(url or "", studio.keys[kind], tls, **options) for studio in studios}
+
+    async def __aenter__(self) -> Self:
+        """Ready."""
+        for door in (*self._doors.values(), *self._desks.values()):
+            await self._stack.enter_async_context(door)
+        await self._stack.enter_async_context(self._courier)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        """Deliver what is on its way and hang up."""
+        await self._stack.aclose()
+
+    async def tap(self, planned: PlannedTap) -> Tap:
+        """Somebody holds a card to a reader; where the door opens they are checked in."""
+        at = clock.now()
+        tap = await self._doors[planned.studio.id].tap(planned.aggregator_id, planned.customer_id, planned.fault)
+        self.journal.call(at, planned, tap)
+        self.desks[tap.desk] += 1
+        self._taps += 1
+        self.latest.append(Seen(self._taps, at, planned, tap))
+        if tap.desk is Desk.OPEN:
+            self._check_in(planned.studio, planned.customer_id, at)
+        return tap
+
+    async def by_hand(self, studio: Studio, aggregator_id: str, customer_id: int | None) -> Tap:
+        """A tap that somebody makes on the page; without a customer the member's own one comes along."""
+        if customer_id is None:
+            customer_id = self.tenants[studio.tenant].customer_of.get(aggregator_id, FIRST_NEW_CUSTOMER - 1)
+        sent = self.town.spec.aggregator_id or aggregator_id
+        return await self.tap(PlannedTap(-self._taps - 1, 0, studio, sent, customer_id))
+
+    def _check_in(self, studio: Studio, customer_id: int, at: datetime) -> None:
+        if (studio.id, customer_id) in self.inside:
+            return  # a second tap; the platform knows that they are in
+        if len(self.checkins) == MAX_CHECKINS:
+            gone = self.checkins[0]
+            self.inside.pop((gone.studio.id, gone.customer_id), None)
+        checkin = Checkin(self._taps, customer_id, studio, at)
+        self.checkins.append(checkin)
+        self.inside[studio.id, customer_id] = checkin
+        self.tell(Event(studio, customer_id, "CUSTOMER_CHECKIN"))
+
+    def check_out(self, studio: Studio, customer_id: int) -> None:
+        """Somebody leaves. Raises OperationError where they are not in."""
+        checkin = self.inside.pop((studio.id, customer_id), None)
+        if checkin is None:
+            raise OperationError(f"customer {customer_id} is not in {studio.id}")
+        checkin.out_at = clock.now()
+        self.tell(Event(studio, customer_id, "CUSTOMER_CHECKOUT"))
+
+    def close_for_today(self, studio: Studio) -> int:
+        """Check out whoever is still in, in one event of the studio's; returns how many."""
+        now = clock.now()
+        left = [checkin for checkin in self.inside.values() if checkin.studio is studio]
+        for checkin in left:
+            checkin.out_at = now
+            del self.inside[studio.id, checkin.customer_id]
+        checkouts = [{"customerId": one.customer_id, "checkoutTime": local_iso(now, studio)} for one in left]
+        if left:
+            self.tell(Event(studio, studio.number, "AUTOMATIC_CUSTOMER_CHECKOUT", {"checkouts": checkouts}))
+        return len(left)
+
+    def tell(self, event: Event) -> None:
+        """Send a webhook, where the studio's are switched on and there is an address."""
+        if event.studio.id in self.activated and self.endpoints.webhook is not None:
+            self._courier.send(event)
+
+    def remove(self, studio: Studio, customer_id: int, event: str) -> None:
+        """A customer's record is deleted or their access disabled. Raises OperationError where there is none."""
+        tenant = self.tenants[studio.tenant]
+        if customer_id not in tenant.member_of:
+            raise OperationError(f"{studio.tenant} has no customer {customer_id}")
+        if event == "CUSTOMER_DELETED":
+            tenant.customer_of.pop(tenant.member_of.pop(customer_id), None)
+        self.tell(Event(studio, customer_id, event))
+
+    async def validate_member(self, studio: Studio, aggregator_id: str) -> tuple[Answer, int | None]:
+        """The desk creates a customer for an aggregator's member: what came back, and the customer's number."""
+        if not self._desks:
+            raise OperationError("no address for member validation is registered")
+        answer = await self._desks[studio.id].call({"aggregatorId": aggregator_id})
+        if answer.status != 200:
+            return answer, None
+        # The id that comes back may be another one, and is the one that counts from now on.
+        permanent = answer.content.get("aggregatorId")
+        if not isinstance(permanent, str) or not permanent:
+            return answer, None
+        return answer, self.create_customer(studio, permanent)
+
+    def create_customer(self, studio: Studio, aggregator_id: str) -> int:
+        """The customer of an aggregator's member at the studio's chain, created unless there is one."""
+        tenant = self.tenants[studio.tenant]
+        known = tenant.customer_of.get(aggregator_id)
+        if known is not None:
+            return known
+        if self._created >= MAX_CUSTOMERS:
+            raise OperationError("this sandbox takes no more customers")
+        customer_id = FIRST_NEW_CUSTOMER + self._created
+        self._created += 1
+        tenant.add(customer_id, aggregator_id)
+        self.tell(Event(studio, customer_id, "AGGREGATOR_MEMBER_CREATED", {"aggregatorId": aggregator_id}))
+        return customer_id
+
+    def history(self, studio: Studio, customer_id: int) -> list[Checkin] | None:
+        """A customer's check-ins at a studio's chain, oldest first; None where the chain has no such customer."""
+        if customer_id not in self.tenants[studio.tenant].member_of:
+            return None
+        return [one for one in self.checkins if one.customer_id == customer_id and one.studio.tenant == studio.tenant]
+
+
+def local_iso(at: datetime, studio: Studio) -> str:
+    """An instant with the studio's own offset from UTC."""
+    return at.astimezone(studio.zone).isoformat(timespec="milliseconds")

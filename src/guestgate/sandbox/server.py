@@ -1,0 +1,102 @@
+"""`guestgate sandbox serve`: the platform on a port of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from granian.constants import HTTPModes, Interfaces
+from granian.server.embed import Server as Granian
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from guestgate.errors import OperationError
+from guestgate.sandbox.arrivals import Load
+from guestgate.sandbox.open_api import OpenApi
+from guestgate.sandbox.page import HEADERS, Page
+from guestgate.sandbox.platform import Platform
+from guestgate.sandbox.traffic import Traffic
+
+LOOPBACK = "127.0.0.1"
+# The names a browser on this machine calls it by; any other is a page elsewhere that points its name at us.
+NAMES = [LOOPBACK, "localhost"]
+# People who come by themselves see ten minutes of ours as a day of theirs, from a morning on.
+DAY_S, FROM_H = 600, 7
+STOP_S = 2
+
+
+class Headers:
+    """Puts the same headers on every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Around this application."""
+        self._app = app
+        self._headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One call."""
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *self._headers]
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+def application(platform: Platform) -> Starlette:
+    """The page and the Open API."""
+    middleware = [Middleware(Headers), Middleware(TrustedHostMiddleware, allowed_hosts=NAMES)]
+    app = Starlette(routes=[*Page(platform).routes(), *OpenApi(platform).routes()], middleware=middleware)
+    app.router.redirect_slashes = False
+    return app
+
+
+async def serve(platform: Platform, port: int, load: Load | None, ready: Callable[[], object]) -> None:
+    """Until SIGTERM or SIGINT; with a load, people come by themselves, one day after the other."""
+    ended = asyncio.Event()
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(ending, ended.set)
+    try:
+        socket.create_server((LOOPBACK, port)).close()
+    except OSError as error:
+        raise OperationError(f"cannot serve on {LOOPBACK}, port {port}: {error.strerror}") from None
+    logging.getLogger("_granian").setLevel(logging.ERROR)
+    granian = Granian(
+        application(platform),
+        address=LOOPBACK,
+        port=port,
+        interface=Interfaces.ASGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        log_enabled=False,
+    )
+    async with platform:
+        serving = asyncio.create_task(granian.serve())
+        coming = asyncio.create_task(_come(platform, load)) if load is not None else None
+        waiting = asyncio.create_task(ended.wait())
+        ready()
+        tasks = {task for task in (serving, coming, waiting) if task is not None}
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if coming is not None:
+            coming.cancel()
+            with suppress(asyncio.CancelledError):
+                await coming
+        granian.stop()  # type: ignore[no-untyped-call]
+        await asyncio.wait([serving], timeout=STOP_S)
+        if serving in done:
+            raise OperationError(f"the sandbox ended unexpectedly: {serving.exception() or 'see the lines above'}")
+
+
+async def _come(platform: Platform, load: Load) -> None:
+    day = 0
+    while True:
+        await Traffic(platform, Load(load.rate, DAY_S, load.seed + day, load.faults, FROM_H)).run()
+        day += 1

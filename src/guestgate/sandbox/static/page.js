@@ -1,0 +1,136 @@
+"use strict";
+// Everything is put into the page as text, never as markup: ids and reasons are what others chose.
+const KIND = { open: "open", "not allowed": "shut", "not found in partner system": "shut" };
+const $ = (id) => document.getElementById(id);
+let latest = 0;
+let laidOut = false;
+
+function element(name, text, kind) {
+  const made = document.createElement(name);
+  if (text !== undefined && text !== null) made.textContent = text;
+  if (kind) made.className = kind;
+  return made;
+}
+
+async function post(what, content) {
+  const answer = await fetch("town/" + what, {
+    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(content),
+  });
+  const said = await answer.json();
+  if (!answer.ok) throw new Error(said.errorMessage || "status " + answer.status);
+  return said;
+}
+
+function layOut(town) {
+  $("url").textContent = town.url;
+  for (const select of document.querySelectorAll('select[name="studio"]')) {
+    select.replaceChildren(...town.studios.map((studio) => new Option(studio.name, studio.id)));
+  }
+  $("members").replaceChildren(...town.members.map((id) => new Option(id, id)));
+  laidOut = true;
+}
+
+function showStudios(town) {
+  const list = $("studios");
+  if (list.children.length !== town.studios.length) {
+    list.replaceChildren(...town.studios.map((studio) => {
+      const item = element("li");
+      const about = element("div");
+      about.append(element("strong", studio.name), element("span", "", "dim"));
+      const close = element("button", "all out", "quiet");
+      close.type = "button";
+      close.title = "Check out whoever is still in " + studio.name;
+      close.addEventListener("click", () => act("close", { studio: studio.id }));
+      item.append(about, close);
+      return item;
+    }));
+  }
+  town.studios.forEach((studio, place) => {
+    const facts = [studio.time, studio.tenant, studio.inside + " in", "webhooks " + (studio.webhooks ? "on" : "off")];
+    if (studio.test) facts.push("test");
+    if (studio.paused) facts.push("paused");
+    list.children[place].querySelector("span").textContent = facts.join(" · ");
+  });
+}
+
+function showTaps(town) {
+  const newest = town.taps.length ? town.taps[0].number : 0;
+  if (newest === latest) return;
+  latest = newest;
+  $("none").hidden = newest > 0;
+  $("taps").replaceChildren(...town.taps.map((tap) => {
+    const row = element("tr");
+    row.append(
+      element("td", tap.time), element("td", tap.studio), element("td", tap.aggregator_id + " · " + tap.customer_id),
+      element("td", tap.desk, KIND[tap.desk] || "error"), element("td", tap.reason || tap.note || ""),
+      element("td", tap.ms.toFixed(1), "ms"),
+    );
+    return row;
+  }));
+  const counts = Object.entries(town.desks).map(([desk, count]) => count + " " + desk);
+  $("counts").textContent = counts.join(" · ");
+}
+
+async function look() {
+  try {
+    const town = await (await fetch("town")).json();
+    if (!laidOut) layOut(town);
+    showStudios(town);
+    showTaps(town);
+    $("away").hidden = true;
+  } catch {
+    $("away").hidden = false;
+  }
+}
+
+async function act(what, content) {
+  try {
+    const said = await post(what, content);
+    $("done").textContent = said.done;
+  } catch (error) {
+    $("done").textContent = error.message;
+  }
+  look();
+}
+
+function fields(form) {
+  return Object.fromEntries(new FormData(form));
+}
+
+$("tap").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const desk = $("desk");
+  try {
+    const tap = await post("tap", fields(event.target));
+    const facts = [tap.ms.toFixed(1) + " ms", tap.http_status && "status " + tap.http_status, tap.reason, tap.note];
+    desk.replaceChildren(element("span", tap.desk, KIND[tap.desk] || "error"),
+      element("small", facts.filter(Boolean).join(" · ")));
+  } catch (error) {
+    desk.replaceChildren(element("span", error.message, "error"));
+  }
+  look();
+});
+
+$("register").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  try {
+    const said = await post("register", fields(event.target));
+    const name = [said.member.firstName, said.member.lastName].filter(Boolean).join(" ");
+    $("done").textContent = said.customer_id
+      ? name + " is now customer " + said.customer_id + " (" + said.ms + " ms)"
+      : said.http_status === 404 ? "not found in partner system" : said.note || "status " + said.http_status;
+  } catch (error) {
+    $("done").textContent = error.message;
+  }
+  look();
+});
+
+$("customer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const { studio, customer_id, action } = fields(event.target);
+  if (action === "leave") act("leave", { studio, customer_id });
+  else act("remove", { studio, customer_id, event: action });
+});
+
+look();
+setInterval(look, 1000);

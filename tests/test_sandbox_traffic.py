@@ -1,0 +1,137 @@
+"""Traffic on the command line: open loop, reports, webhooks and their faults, wrong usage."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from gate import Gate, free_port
+from receiver import Receiver
+from terminal import Terminal
+from towns import log_of, recorded, run
+
+from guestgate.sandbox.arrivals import Load, taps
+from guestgate.sandbox.door import Desk, Tap
+from guestgate.sandbox.platform import Endpoints
+from guestgate.sandbox.report import LIMIT_MS, Latencies, Report
+from guestgate.sandbox.town import Town, TownSpec
+
+TOWN = Town(TownSpec(members=200))
+
+
+def test_a_silent_endpoint_slows_nobody_down(tmp_path: Path) -> None:
+    """Everybody comes when they are due, and every call is cancelled after 750 ms."""
+    load = Load(40, 3, seed=3)
+    with Receiver(tmp_path) as receiver:
+        receiver.answers["/checkin-validation"] = hang
+        report = run(TOWN, Endpoints(f"{receiver.base}/checkin-validation", ca=receiver.cert), load, tmp_path / "log")
+    planned = list(taps(TOWN, load))
+    assert report.latencies.count == len(planned) == report.undelivered and report.not_made == 0
+    calls = sorted(log_of(tmp_path / "log").calls, key=lambda call: call.number)
+    started = calls[0].began.timestamp() - planned[0].due_s
+    late = sorted(call.began.timestamp() - started - tap.due_s for call, tap in zip(calls, planned, strict=True))
+    assert late[len(late) // 2] < 0.7  # one after the other they would have taken many times as long
+
+
+def hang(_: object) -> tuple[int, dict[str, str]]:
+    """Longer than anybody waits."""
+    time.sleep(1.2)
+    return 200, {}
+
+
+def test_webhooks_follow_the_visits(tmp_path: Path) -> None:
+    """One for each customer who was let in, with faults from the seed: some lost, doubled, late or overtaken."""
+    load = Load(60, 5, seed=2, faults=frozenset({"webhooks"}))
+    with Receiver(tmp_path) as receiver:
+        report = run(
+            TOWN,
+            Endpoints(f"{receiver.base}/checkin-validation", None, f"{receiver.base}/webhook", receiver.cert),
+            load,
+            tmp_path / "log",
+        )
+        came = Counter(one.body["uuid"] for one in receiver.of("/webhook"))
+        order = [one.body["payload"][0]["timestamp"] for one in receiver.of("/webhook")]
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text("utf-8").splitlines()]
+    sent = {line["uuid"]: line["fate"] for line in lines if line["kind"] == "webhook"}
+    times = {"lost": 0, "doubled": 2}
+    assert came == +Counter({uuid: times.get(fate, 1) for uuid, fate in sent.items()})
+    assert set(sent.values()) == {"on time", "lost", "doubled", "delayed", "overtaken"}
+    assert order != sorted(order) and report.webhooks["delivered"] == came.total()
+    assert log_of(tmp_path / "log").checked_in == {line["entity_id"] for line in lines if line["kind"] == "webhook"}
+
+
+def test_a_run_on_the_command_line(served: Gate, tmp_path: Path) -> None:
+    """Any endpoint: this one knows none of the keys, which the report says; picture and log are written."""
+    options = ["--url", served.url, "--ca", str(served.cert), "--rate", "30", "--for", "2"]
+    files = ["--log", str(tmp_path / "run.jsonl"), "--svg", str(tmp_path / "run.svg")]
+    (report,) = served.json("sandbox", "traffic", *options, *files)
+    assert report["calls"] > 20 and report["undelivered"] == report["calls"] == report["desk"][Desk.ERROR.value]
+    assert set(report["undelivered_why"]) == {"status 401"}
+    picture = ElementTree.fromstring((tmp_path / "run.svg").read_text("utf-8"))
+    assert "750 ms" in "".join(picture.itertext())
+    assert len((tmp_path / "run.jsonl").read_text("utf-8").splitlines()) == report["calls"] + 1
+    shown = served.cli("sandbox", "traffic", *options, "--seed", "2").stdout
+    assert "communication error" in shown and "the platform waits no longer" in shown
+    done = served.cli("sandbox", "audit", str(tmp_path / "run.jsonl"), status=1)
+    assert re.search(r"was answered 401, without a decision", done.stdout) and "differences" in done.stdout
+
+
+def test_an_audit_of_nothing(home: Gate, tmp_path: Path) -> None:
+    """A log of a town where nobody came agrees with an empty record."""
+    endpoints = Endpoints(f"https://localhost:{free_port()}/checkin-validation")
+    run(TOWN, endpoints, Load(0.01, 0.1), tmp_path / "log")
+    (found,) = home.json("sandbox", "audit", str(tmp_path / "log"))
+    assert found["agrees"] and found["calls"] == found["decisions"] == 0
+    assert recorded(home) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("traffic", "--faults", "rain"), "--faults: there is no fault 'rain'"),
+        (("traffic", "--faults", "clock"), "--faults clock: give --clock-file"),
+        (("traffic", "--town", "nowhere"), "--town: nowhere/town.json"),
+        (("traffic", "--url", "gate"), "--url: "),
+        (("traffic", "--rate", "0"), "--rate"),
+        (("serve", "--url", "gate"), "--url: "),
+        (("serve", "--url", "https://localhost/", "--ca", "nowhere.pem"), "--ca: nowhere.pem"),
+        (("audit", "nowhere"), "nowhere: No such file"),
+        (("audit", "guestgate.toml"), "guestgate.toml: this is no log of the sandbox"),
+        (("export", "guestgate.toml"), "guestgate.toml: "),
+        (("export", "town", "--studios", "0"), "--studios"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(arguments: tuple[str, ...], complaint: str, terminal: Terminal) -> None:
+    """And exit status 2."""
+    assert complaint in terminal.complaint("sandbox", *arguments)
+
+
+def test_latencies_are_counted_in_bounded_space() -> None:
+    """Percentiles to the millisecond, rounded up; everything beyond a second in the last bar."""
+    found = Latencies()
+    assert found.percentile_ms(0.5) == 0 and sum(count for *_, count in found.bars()) == 0
+    for ms in range(1000):
+        found.add(ms + 0.5)
+    found.add(5000)
+    assert (found.percentile_ms(0.5), found.percentile_ms(0.99), found.worst_ms) == (501, 991, 5000)
+    assert found.bars()[-1] == (LIMIT_MS, 1000, 251) and sum(count for *_, count in found.bars()) == 1001
+
+
+def test_what_a_fault_met_is_counted_apart() -> None:
+    """Undelivered is what nobody meant to lose."""
+    report = Report(Counter())
+    lost = Tap(Desk.ERROR, None, 10.0, note="no answer: the connection was cut")
+    report.add(lost, "cut")
+    report.add(Tap(Desk.OPEN, 200, 5.0, reason="ok"), "cancel")
+    report.add(Tap(Desk.ERROR, 503, 400.0, reason="unavailable"), None)
+    report.add(lost, None)
+    figures = report.as_dict()
+    assert (figures["calls"], figures["undelivered"], figures["faults"]) == (3, 2, {"cut": 1, "cancel": 1})
+    assert figures["undelivered_why"] == {"status 503": 1, "no answer: the connection was cut": 1}
+    assert "2 undelivered: 1 status 503" in report.text()
+    assert "&lt;&amp;&gt;" in report.svg("<&>")

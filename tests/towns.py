@@ -1,0 +1,73 @@
+"""Installations that a town of the sandbox lives in, and small runs through them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from gate import Gate, wait_for
+
+from guestgate import plans, plans_file, record, studios
+from guestgate.directory import KeyKind
+from guestgate.members import Upsert, parse_row
+from guestgate.rows import RowFile
+from guestgate.sandbox import export
+from guestgate.sandbox.arrivals import Load
+from guestgate.sandbox.calls import Log
+from guestgate.sandbox.journal import Journal, read
+from guestgate.sandbox.platform import Endpoints, Platform
+from guestgate.sandbox.report import Report
+from guestgate.sandbox.town import Town
+from guestgate.sandbox.traffic import Traffic
+
+
+def settle(gate: Gate, town: Town) -> None:
+    """What the exported script does, in this process: a command for each studio and key takes its time."""
+    files = export.write(town, gate.folder / "town")
+    rows = [parse_row(row.line, row.fields or {}) for row in RowFile(str(files["members"]), export.COLUMNS, ())]
+    with gate.database.write() as connection:
+        plans.apply(connection, plans_file.read(files["plans"]))
+        for studio in town.studios:
+            facts = {"name": studio.name, "timezone": studio.timezone, "tags": frozenset(studio.tags)}
+            studios.add(connection, studio.id, **facts, test=studio.test)  # type: ignore[arg-type]
+            studios.add_key(connection, studio.id, studio.keys["checkin"], KeyKind.CHECKIN)
+            if studio.paused:
+                studios.change(connection, studio.id, active=False)
+        upsert = Upsert()
+        upsert(connection, rows)
+    assert upsert.report.bad == [] and upsert.report.added == len(town.members)
+
+
+def run(town: Town, endpoints: Endpoints, load: Load, log: Path | None) -> Report:
+    """Traffic, to its end."""
+
+    async def drive(platform: Platform) -> Report:
+        async with platform:
+            platform.activated.update(studio.id for studio in town.studios)
+            return await Traffic(platform, load).run()
+
+    with Journal(log) as journal:
+        faulty = "webhooks" in load.faults
+        return asyncio.run(drive(Platform(town, endpoints, journal, seed=load.seed, faulty_webhooks=faulty)))
+
+
+def log_of(*paths: Path) -> Log:
+    """What logs hold."""
+    log = Log()
+    for path in paths:
+        log.add(read(path))
+    return log
+
+
+def recorded(gate: Gate) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """guestgate's decisions and visits, once it is known how every answer left."""
+
+    def read_all() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        with gate.database.read() as connection:
+            decisions = [row for _, row in record.decisions(connection, record.Filter())]
+            visits = record.visits(connection, record.Filter(), payable_requires="authorized")
+            return decisions, [row for _, row in visits]
+
+    wait_for(lambda: all(row["undelivered"] is not None for row in read_all()[0]), "answers are not recorded", gate)
+    return read_all()
