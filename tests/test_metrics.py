@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
@@ -233,6 +234,31 @@ def test_addresses(home: Gate) -> None:
         assert secure.get(f"{url}/api/v1/members").json()["items"][0]["member_id"] == "free-0"
     with pytest.raises(httpx.TransportError):
         httpx.get(f"http://localhost:{home.admin_port}/readyz")
+    assert home.stop() == 0
+
+
+def test_several_renewals_at_once(home: Gate) -> None:
+    """SIGHUP again before the admin listener is back with the new certificate: one process serves in the end."""
+    home.start("--admin-host", "0.0.0.0")
+    assert home.process is not None
+    pid = admin_pid(home)
+    for number in range(3):
+        home.process.send_signal(signal.SIGHUP)
+        told = number + 1
+        wait_for(lambda told=told: home.log.read_text("utf-8").count("was reloaded") == told, "no reload", home)
+
+    def serves() -> bool:
+        try:
+            answer = httpx.get(f"https://localhost:{home.admin_port}/readyz", verify=home.tls())
+        except httpx.TransportError:
+            return False
+        return answer.status_code == 200 and admin_pid(home) != pid
+
+    wait_for(serves, "the admin listener did not come back", home)
+    time.sleep(3)  # another start would have been tried by now
+    assert serves()
+    log = home.log.read_text("utf-8")
+    assert log.count("the admin listener serves") == 2 and "could not be started" not in log, log
     assert home.stop() == 0
 
 

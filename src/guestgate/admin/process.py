@@ -91,6 +91,12 @@ class AdminProcess:
 
     def _start_again(self) -> None:
         log.error("the admin listener ended; it is started again")
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        """End what there is and start; a start that is under way gives way, for there is one port."""
+        if self._starting is not None:
+            self._starting.cancel()
         self._starting = asyncio.create_task(self._restart())
 
     async def _restart(self) -> None:
@@ -107,7 +113,7 @@ class AdminProcess:
     async def renew(self) -> None:
         """Serve with the certificate as it is on disk now."""
         if self._address is not None and self._address.tls_cert is not None:
-            self._starting = asyncio.create_task(self._restart())
+            self._begin_again()
 
     async def stop(self) -> None:
         """End it, and start it no more."""
