@@ -141,7 +141,7 @@ class Authorizer:
     def _deliver(self, rulings: list[Ruling], commit_s: float) -> None:
         """Take what the ledger has committed, and first give it more to do."""
         self._flush()
-        if rulings:
+        if rulings and not self._ledger.behind:
             self._metrics.committed(len(rulings), commit_s)
         for ruling in rulings:
             call = self._calls.pop(ruling.id)

@@ -59,6 +59,11 @@ class LedgerProcess:
         return self._child.lost
 
     @property
+    def behind(self) -> bool:
+        """Whether it could not yet write all that it has to."""
+        return self._behind_since is not None
+
+    @property
     def stalled_s(self) -> float:
         """How long the ledger has been held up: at the batch it has, or with what it could not write; else 0."""
         since = [self._sent_at] if self.busy else []
