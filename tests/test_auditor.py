@@ -134,9 +134,10 @@ def lied(real: Run) -> Run:
 
 
 def answered(run: Run, **wanted: Any) -> dict[str, Any]:
-    """A decision like that whose answer the door has seen."""
+    """A decision like that whose answer the door has seen; who came outside the hours may come back some time."""
     known = {call.decision_id for call in run.log.calls}
-    return first([row for row in run.decisions if row["id"] in known], **wanted)
+    told = [row for row in run.decisions if row["reason"] != "outside_hours" or row["next_allowed_at"] is not None]
+    return first([row for row in told if row["id"] in known], **wanted)
 
 
 @pytest.mark.parametrize("lie", DECISION_LIES)
