@@ -29,7 +29,11 @@ TAKEN_BACK_WITHIN = timedelta(seconds=10)
 CLOCKS_DIFFER = timedelta(milliseconds=100)
 STATUS = {200: "allowed", 403: "denied", 404: "denied"}
 UNDECIDED = 503
-LOOK_AHEAD = [timedelta(minutes=20), *(timedelta(hours=hours) for hours in (1, 5, 12, 24, 24 * 8, 24 * 32, 24 * 64))]
+# Close enough together that no opening of a day is missed, and beyond the end of each period.
+LOOK_AHEAD = [
+    timedelta(minutes=20),
+    *(timedelta(hours=hours) for hours in (*range(1, 25, 2), 24 * 8, 24 * 32, 24 * 64)),
+]
 # Each doubles the number of worlds.
 MAX_DOUBTFUL = 10
 JUST_BEFORE = timedelta(milliseconds=1)
