@@ -7,6 +7,7 @@ than the door hold the lock for moments only and leave it free for as long, see 
 from __future__ import annotations
 
 import importlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -24,7 +25,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 from sqlalchemy.pool import NullPool
 
-from guestgate import clock, occupancy, schema
+from guestgate import clock, occupancy
 from guestgate.errors import OperationError, UsageError
 
 Item = TypeVar("Item")
@@ -184,8 +185,25 @@ class Database:
         finally:
             cursor.execute("PRAGMA synchronous = FULL")
             cursor.close()
-            with connection.begin():  # a commit that changes nothing would sync nothing
-                connection.exec_driver_sql(f"UPDATE {schema.feed.name} SET seq = seq")  # noqa: S608
+            self._sync_log()
+
+    def _sync_log(self) -> None:
+        """Have the disk take all that is in the log.
+
+        By hand: SQLite syncs only a commit that changes a page, and a passive checkpoint may be passed over.
+        What is no longer in the log was synced into the database file before the log was used again. The log
+        is a file without SQLite's locks, so that closing it here drops none of them.
+        """
+        try:
+            descriptor = os.open(self.wal_path, os.O_RDONLY)
+        except FileNotFoundError:  # the last connection has written it all into the database file
+            return
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            raise OperationError(f"the disk did not take what was written to {self.path}: {error.strerror}") from None
+        finally:
+            os.close(descriptor)
 
     def scan(self, query: Select[Any], seq: Any, after: int = 0) -> Iterator[Any]:
         """The rows of a query in the order of `seq`, its column of that name, after a certain one.
