@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -239,3 +240,19 @@ def test_months(client: httpx.Client) -> None:
     for wrong in ("2026-13", "2026-00", "26-01", "2026-1", "2026-01-01", "２０２６-01"):
         problem(client.get(f"/statements/{wrong}"), 422)
         problem(client.get("/visits", params={"month": wrong}), 422)
+
+
+def test_a_statement_leaves_corrections_at_test_studios_out(tmp_path: Path) -> None:
+    """They are of visits that are in no statement."""
+    gate = Gate(tmp_path)
+    gate.studio("real")
+    gate.studio("trial", "--test")
+    gate.plans()
+    gate.members("m1,free")
+    rows = ("member_id,studio_id,at", "m1,real,2026-01-05T10:00:00Z", "m1,trial,2026-01-06T10:00:00Z")
+    gate.cli("visit", "import", "-", input="\n".join(rows) + "\n")
+    for visit in gate.json("visits"):
+        gate.cli("visit", "reverse", visit["id"], "--why", "a mistake")
+    (statement,) = gate.json("statement", "2026-01")
+    assert [total["studio"] for total in statement["totals"]] == ["real"]
+    assert [correction["studio"] for correction in statement["corrections"]] == ["real"]

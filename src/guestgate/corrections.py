@@ -92,7 +92,8 @@ def correction_list(
         .order_by(_w.seq)
         .limit(limit)
     )
-    if month is not None:
+    if month is not None:  # of a statement, which leaves test studios out
+        query = query.where(_v.test.is_(False))
         query = query.where(_v.local_date.between(f"{month}-01", f"{month}-31"))
     if studio is not None:
         query = query.where(_v.studio_id == studio)

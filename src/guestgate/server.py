@@ -143,8 +143,9 @@ class _Server:
                 await _first(self._ended.wait(), reload.wait(), listener.ended())
                 if reload.is_set():
                     reload.clear()
-                    listener = await self._renewed(listener, endpoint)
-                    await admin_listener.renew()
+                    old, listener = listener, await self._renewed(listener, endpoint)
+                    if listener is not old:  # a certificate that cannot serve leaves both as they are
+                        await admin_listener.renew()
                 elif not self._ended.is_set():
                     raise OperationError("the public listener ended unexpectedly")
             log.info("draining")

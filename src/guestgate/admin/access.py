@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
+import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
@@ -16,8 +17,11 @@ from starlette.types import Receive
 from guestgate import strict_json
 from guestgate.admin.context import Context
 from guestgate.admin.problems import ProblemError
+from guestgate.errors import OperationError
 from guestgate.strict_json import NotJsonError
 from guestgate.tokens import Holder, Role, holder
+
+log = structlog.get_logger()
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_BODY_S = 30
@@ -31,6 +35,7 @@ UNAUTHORIZED = ProblemError(
 TOO_LARGE = ProblemError(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
 ENCODED = ProblemError(415, "send the body as it is, without Content-Encoding")
 TOO_LATE = ProblemError(408, "the body did not arrive in time")
+UNAVAILABLE = ProblemError(503, "the database cannot be used")
 BROKEN_OFF = ProblemError(400, "the body was broken off")
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -93,7 +98,11 @@ class Guarded(APIRoute):
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise UNAUTHORIZED
-        found = await run_in_threadpool(_holder, request.app.state.context, token.strip())
+        try:
+            found = await run_in_threadpool(_holder, request.app.state.context, token.strip())
+        except OperationError as error:  # nobody has shown a token yet: no word of paths
+            log.error("a token could not be looked up", error=str(error))
+            raise UNAVAILABLE from None
         if found is None:
             raise UNAUTHORIZED
         if not found.role.includes(self.required):

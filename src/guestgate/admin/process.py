@@ -105,7 +105,7 @@ class AdminProcess:
             await asyncio.sleep(RESTART_S)
             try:
                 await self.start()
-            except OperationError as error:
+            except (OperationError, OSError) as error:
                 log.error("the admin listener could not be started and will be tried again", error=str(error))
             else:
                 return

@@ -47,7 +47,7 @@ def restore_command(
 
     What is there now is kept beside it under another name. A backup of an older guestgate is upgraded on
     the way. What was recorded after the backup is not in it: members forgotten since then have to be
-    forgotten again, and keys revoked since then are valid again.
+    forgotten again, and keys and tokens revoked since then are valid again.
 
     [dim]guestgate restore /backups/guestgate-2026-11-23.db && guestgate db check[/dim]
     """
