@@ -10,6 +10,7 @@ import os
 import sqlite3
 import sys
 import time
+from http.client import HTTPException
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
@@ -36,13 +37,16 @@ def follow(gate: str, office: sqlite3.Connection) -> None:
         try:
             part = fetch(gate, cursor)
         except HTTPError as error:
+            if error.code >= 500:  # the gate is up, but cannot read its database just now
+                time.sleep(1)
+                continue
             if error.code != 410:
                 raise
             with office:  # the gate's database was restored from a backup: begin anew
                 office.execute("delete from events")
                 office.execute("delete from place")
             continue
-        except (URLError, TimeoutError, ConnectionError):  # the gate is being restarted
+        except (URLError, TimeoutError, ConnectionError, HTTPException):  # the gate is being restarted
             time.sleep(1)
             continue
         with office:

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 
 import httpx
@@ -155,6 +156,17 @@ def test_the_feed_waits_for_what_comes(gate: Gate) -> None:
         assert part["events"][0]["data"]["before"] == {"status": "active"}
         assert part["next"] == part["events"][-1]["cursor"]
         gate.cli("member", "set", "free-1", "--status", "active")
+
+
+def test_a_token_that_is_revoked_meanwhile_gets_nothing(gate: Gate) -> None:
+    """A call that is held open ends with 401 when something comes, not with events."""
+    with gate.office("viewer") as office:
+        place = office.get("/events", params={"after": "latest"}).json()["next"]
+        fingerprint = sha256(office.headers["authorization"].removeprefix("Bearer ").encode()).hexdigest()[:16]
+        revoking = threading.Timer(0.5, gate.cli, ("token", "revoke", fingerprint))  # which is itself an event
+        revoking.start()
+        assert office.get("/events", params={"after": place, "wait": 30}).status_code == 401
+        revoking.join()
 
 
 def test_a_decision_comes_with_how_its_answer_left(gate: Gate) -> None:

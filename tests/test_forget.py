@@ -199,6 +199,27 @@ def test_many_people_forgotten_leave_nothing(terminal: Terminal) -> None:
     assert problems(terminal.database) == []
 
 
+def test_what_staff_write_meanwhile_goes_too(desk: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A visit is taken back, with a name in the reason, after it has already got the pseudonym."""
+    visit = rows(desk.database, f"SELECT id FROM visits WHERE member_id = '{ADA}' AND state = 'authorized'")[0].id
+    erase, rounds = forget_module._erase, []
+
+    def and_then_somebody_writes(*arguments: Any) -> int:
+        position = erase(*arguments)
+        rounds.append(position)
+        if len(rounds) == 2:  # the last look without the lock is over
+            with desk.database.write("cli:anna") as connection:
+                assert corrections.reverse(connection, visit, "Ms Lovelace complained")
+        return position
+
+    monkeypatch.setattr(forget_module, "_erase", and_then_somebody_writes)
+    forget(desk.database, "test", ADA)
+    assert len(rounds) == 2
+    assert rows(desk.database, "SELECT why FROM visit_changes WHERE visit_id = :id", id=visit) == [("erased",)]
+    assert rows(desk.database, "SELECT reversed_why FROM visits WHERE id = :id", id=visit) == [("erased",)]
+    assert problems(desk.database) == []
+
+
 def test_who_is_not_there_cannot_be_forgotten(desk: Terminal) -> None:
     """Neither an unknown id nor somebody who is forgotten already."""
     assert "there is no member nobody" in desk.complaint("member", "forget", "nobody", "--yes", status=1)

@@ -67,6 +67,13 @@ class ChildProcess:
         except OSError:
             self._lose()
 
+    async def send_beside(self, message: Any) -> None:
+        """The same from a thread, for what may be larger than the pipe holds while the process does not read."""
+        try:
+            await asyncio.to_thread(self._pipe.send, message)
+        except (OSError, TypeError):  # the process has ended, or the pipe was closed meanwhile
+            log.debug("a message was not sent", name=self._name)
+
     def _receive(self) -> None:
         try:
             message = self._pipe.recv()

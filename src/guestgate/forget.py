@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -50,9 +50,14 @@ class Person:
     customers: frozenset[int]
 
 
-def forget(database: Database, who: str, member_id: str) -> str:
-    """Forget a member; returns the pseudonym. Raises NotFoundError where there is none of this id."""
+def forget(database: Database, who: str, member_id: str, check: Callable[[Connection], None] | None = None) -> str:
+    """Forget a member; returns the pseudonym. Raises NotFoundError where there is none of this id.
+
+    `check` may raise before anything is changed; nobody changes the member between the two.
+    """
     with database.write(who) as connection:
+        if check is not None:
+            check(connection)
         person = _begin(connection, member_id)
     # Twice without the lock, since check-ins go on: the second round finds the few of meanwhile.
     position = 0
@@ -140,6 +145,13 @@ def _parts(person: Person) -> tuple[tuple[Select[Any], Any], ...]:
         ),
         (select(_v.seq, _v.id).where(_v.member_id == person.member_id), partial(_visits, person)),
         (
+            # What is written about a visit after that has got the pseudonym.
+            select(_w.seq, _w.visit_id.label("id"))
+            .join(schema.visits, _v.id == _w.visit_id)
+            .where(_v.member_id == person.pseudonym, _w.who != SYSTEM, _w.why != ERASED),
+            lambda connection, rows: _reasons(connection, [row.id for row in rows]),
+        ),
+        (
             select(schema.changes).where(or_(_a.subject == person.member_id, *mentions)),
             partial(_changes, person),
         ),
@@ -164,6 +176,11 @@ def _visits(person: Person, connection: Connection, rows: Collection[Any]) -> No
         ).scalars()
     )
     connection.execute(update(schema.visits).where(_v.id.in_(ids)).values(member_id=person.pseudonym))
+    _reasons(connection, ids)
+
+
+def _reasons(connection: Connection, ids: Collection[str]) -> None:
+    """What staff wrote about these visits; what guestgate wrote says nothing about anybody."""
     corrected = connection.execute(
         update(schema.visit_changes).where(_w.visit_id.in_(ids), _w.who != SYSTEM).values(why=ERASED)
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import signal
 import ssl
 from pathlib import Path
@@ -45,7 +44,6 @@ def serve(settings: Settings) -> None:
     _check(settings)
     admin_address(settings)
     database = Database.open(settings.database, patience_ms=0, checkpoints=False)
-    logging.getLogger("_granian").setLevel(logging.ERROR)
     with database.in_use():
         healthy = uvloop.run(_Server(settings, database).run())
     if not healthy:
@@ -127,7 +125,11 @@ class _Server:
             answer_budget_ms=self._settings.answer_budget_ms,
             unknown_member_status=self._settings.unknown_member_status,
         )
-        admin_listener = AdminProcess(self._settings, lambda: DoorState(authorizer.stalled_s, metrics.collect()))
+
+        def state(with_figures: bool) -> DoorState:
+            return DoorState(authorizer.stalled_s, metrics.collect() if with_figures else [])
+
+        admin_listener = AdminProcess(self._settings, state)
         studios.start()
         listener = self._listener(endpoint)
         try:

@@ -71,7 +71,7 @@ class Guarded(APIRoute):
         async def guarded(request: Request) -> Response:
             whole = request
             try:
-                request.state.holder = await self._admitted(request)
+                request.state.holder = await admitted(request, self.required)
                 self._check_headers(request)
                 if self.max_body_bytes is not None:
                     whole = _JsonRequest(request.scope, _limited(request.receive, self.max_body_bytes))
@@ -94,27 +94,29 @@ class Guarded(APIRoute):
         if _length(request) > (self.max_body_bytes or float("inf")):
             raise TOO_LARGE
 
-    async def _admitted(self, request: Request) -> Holder:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            raise UNAUTHORIZED
-        try:
-            found = await run_in_threadpool(_holder, request.app.state.context, token.strip())
-        except OperationError as error:  # nobody has shown a token yet: no word of paths
-            log.error("a token could not be looked up", error=str(error))
-            raise UNAVAILABLE from None
-        if found is None:
-            raise UNAUTHORIZED
-        if not found.role.includes(self.required):
-            raise ProblemError(403, f"this takes a token of role {self.required}; yours is of role {found.role}")
-        return found
-
 
 class Streaming(Guarded):
     """A route that reads its body line by line, however long that is."""
 
     media_types = ("application/x-ndjson", "application/ndjson", "application/jsonl")
     max_body_bytes = None
+
+
+async def admitted(request: Request, required: Role) -> Holder:
+    """Who sends this, by the token as it stands now. Raises ProblemError where that may not come in."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise UNAUTHORIZED
+    try:
+        found = await run_in_threadpool(_holder, request.app.state.context, token.strip())
+    except OperationError as error:  # nobody has shown a token yet: no word of paths
+        log.error("a token could not be looked up", error=str(error))
+        raise UNAVAILABLE from None
+    if found is None:
+        raise UNAUTHORIZED
+    if not found.role.includes(required):
+        raise ProblemError(403, f"this takes a token of role {required}; yours is of role {found.role}")
+    return found
 
 
 def router(required: Role, route_class: type[Guarded] = Guarded) -> APIRouter:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 API = "/api/v1"
 
 
-def create_app(database: Database, settings: Settings, ask_door: Callable[[], DoorState | None]) -> FastAPI:
+def create_app(database: Database, settings: Settings, ask_door: Callable[[bool], DoorState | None]) -> FastAPI:
     """An ASGI application. Paths are matched as they are written: nothing is redirected."""
     app = FastAPI(
         title="guestgate",

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """The database, the settings, and a way to ask the door how it is (None: it does not say)."""
+    """The database, the settings, and a way to ask the door how it is.
+
+    `ask_door` is told whether its figures are wanted too; None where the door does not say.
+    """
 
     database: Database
     settings: Settings
-    ask_door: Callable[[], DoorState | None]
+    ask_door: Callable[[bool], DoorState | None]
 
 
 @dataclass(frozen=True)

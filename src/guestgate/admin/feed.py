@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import Query
+from fastapi import Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from guestgate import clock, events
 from guestgate.admin import shapes
-from guestgate.admin.access import router
+from guestgate.admin.access import admitted, router
 from guestgate.admin.context import In, Office
 from guestgate.admin.paging import Size
 from guestgate.tokens import Role
@@ -38,6 +38,7 @@ Cursor = Annotated[
     summary="Follow all that happens",
 )
 async def event_list(
+    request: Request,
     office: In,
     after: Cursor = None,
     limit: Size = 100,
@@ -52,8 +53,11 @@ async def event_list(
     found, following = await run_in_threadpool(_read, office, after, limit)
     while not found and clock.monotonic() < give_up_at:
         await asyncio.sleep(LOOK_AGAIN_S)
+        if await request.is_disconnected():
+            break
         if await run_in_threadpool(_position, office) != following:
             found, following = await run_in_threadpool(_read, office, following, limit)
+            await admitted(request, Role.VIEWER)  # the token may have been revoked while we waited
     return {"events": found, "next": following}
 
 

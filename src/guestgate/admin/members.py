@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from guestgate import forget, members
@@ -96,9 +97,11 @@ def member_patch(office: In, member_id: Id, body: shapes.MemberPatch, if_match: 
 @writing.delete("/members/{member_id:path}", status_code=204, summary="Forget a member")
 def member_delete(office: In, member_id: Id, if_match: IfMatch = None) -> None:
     """Erases personal data everywhere; decisions and visits stay under a pseudonym."""
-    with office.read() as connection:
+
+    def check(connection: Connection) -> None:
         _check_match(if_match, members.member_dict(connection, member_id))
-    forget.forget(office.context.database, office.who, member_id)
+
+    forget.forget(office.context.database, office.who, member_id, check)
 
 
 @streaming.post(

@@ -51,7 +51,7 @@ def readyz(request: Request) -> JSONResponse:
 
 def _parts(context: Context) -> dict[str, str]:
     """Each part with ``ok``, or what is wrong with it. Nothing secret, for it takes no token."""
-    door = context.ask_door()
+    door = context.ask_door(False)
     parts = {
         "door": "ok" if door is not None else "does not answer",
         "ledger": "ok" if door is not None and door.stalled_s < STALLED_S else "is held up",
@@ -85,7 +85,7 @@ class _Figures(Collector):
     def collect(self) -> Iterator[Metric]:
         """The door's figures and the database's; those that cannot be had are left out, and `up` says so."""
         yield InfoMetricFamily("guestgate_build", "The version.", {"version": __version__})
-        door = self._context.ask_door()
+        door = self._context.ask_door(True)
         yield _gauge("guestgate_door_up", "Whether the door says how it is.", float(door is not None))
         if door is not None:
             yield _gauge(

@@ -7,7 +7,6 @@ itself: doors stay open meanwhile.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import queue
 import threading
@@ -64,13 +63,14 @@ def admin_address(settings: Settings) -> Address | None:
 class AdminProcess:
     """The door's end. Lives in the event loop."""
 
-    def __init__(self, settings: Settings, state: Callable[[], DoorState]) -> None:
-        """`state` is asked whenever the admin listener wants to know how the door is."""
+    def __init__(self, settings: Settings, state: Callable[[bool], DoorState]) -> None:
+        """`state` is asked whenever the admin listener wants to know how the door is, with its figures or not."""
         self._settings = settings
         self._state = state
         self._address = admin_address(settings)
         self._child: ChildProcess | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._answering: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Return once it serves. Raises OperationError where it cannot."""
@@ -85,9 +85,12 @@ class AdminProcess:
             raise OperationError(problem or "the admin listener did not start, see the lines above")
         log.info("the admin listener serves", address=str(self._address))
 
-    def _answer(self, number: int) -> None:
-        if self._child is not None:
-            self._child.send((number, self._state()))
+    def _answer(self, question: tuple[int, bool]) -> None:
+        """Beside the event loop, and one at a time: who does not read its answer gets no other."""
+        if self._child is None or (self._answering is not None and not self._answering.done()):
+            return
+        number, with_figures = question
+        self._answering = asyncio.create_task(self._child.send_beside((number, self._state(with_figures))))
 
     def _start_again(self) -> None:
         log.error("the admin listener ended; it is started again")
@@ -152,14 +155,14 @@ class DoorLine:
         self._pipe.send("")
         self._opened.set()
 
-    def ask(self) -> DoorState | None:
+    def ask(self, with_figures: bool) -> DoorState | None:
         """How the door is; None where it does not say so in time."""
         if not self._opened.wait(DOOR_PATIENCE_S):
             return None
         with self._lock:
             self._asked += 1
             try:
-                self._pipe.send(self._asked)
+                self._pipe.send((self._asked, with_figures))
                 while True:  # a reply that came too late for an earlier question is passed over
                     number, state = self._replies.get(timeout=DOOR_PATIENCE_S)
                     if number == self._asked:
@@ -172,7 +175,6 @@ def _main(pipe: Pipe, settings: Settings) -> None:
     """The process: serves until the door closes the pipe or ends."""
     configure_log(level=settings.log_level)
     settle_in("admin")
-    logging.getLogger("_granian").setLevel(logging.ERROR)
     os.nice(NICENESS)
     with suppress(BrokenPipeError):  # the door ended while we started
         uvloop.run(_serve(pipe, settings))
