@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from gate import Gate, environment
+from gate import Gate, environment, wait_for
+
+# A shell's background jobs inherit that SIGINT is ignored.
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from guestgate.cli import main
+main()
+"""
 
 
 @pytest.mark.parametrize("bad_rows", [False, True])
@@ -32,3 +41,29 @@ def test_an_import_is_on_disk_before_it_is_reported(tmp_path: Path, bad_rows: bo
     (told,) = (number for number, line in enumerate(lines) if "write(1<" in line and " added, " in line)
     assert len(log) > 10, "the import wrote nothing to the log"
     assert any(log[-1] < number < told for number in synced), "reported before it was on disk"
+
+
+def test_an_import_that_is_interrupted_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """Ctrl-C: it says which line comes next, and the rows before that are stored; then nothing is missing."""
+    gate = Gate(tmp_path)
+    gate.plans()
+    file, rows = tmp_path / "members.csv", 60_000
+    file.write_text("member_id,plan\n" + "".join(f"m-{number:05},free\n" for number in range(rows)), "utf-8")
+
+    def stored() -> list[str]:
+        with gate.database.read() as connection:
+            return [row[0] for row in connection.exec_driver_sql("SELECT id FROM members ORDER BY id")]
+
+    command = [sys.executable, "-c", INTERRUPTIBLE, "member", "import", str(file)]
+    command += ["--config", str(gate.home / "guestgate.toml")]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(stored()) > 500, "the import did not begin", gate)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    (following,) = re.findall(r"stopped; .* go on with --from-line (\d+)", said)
+    before = [f"m-{number:05}" for number in range(int(following) - 2)]  # line 1 is the header
+    assert 500 < len(before) < rows and set(before) <= set(stored())
+    (report,) = gate.json("member", "import", str(file), "--from-line", following)
+    assert report["added"] + report["unchanged"] == rows - len(before), "lines before that were taken again"
+    assert stored() == [f"m-{number:05}" for number in range(rows)]
