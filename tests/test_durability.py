@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from gate import Gate, environment, wait_for
+from sqlalchemy import Connection, event, text
+
+from guestgate.database import Database
 
 # A shell's background jobs inherit that SIGINT is ignored.
 INTERRUPTIBLE = """
@@ -67,3 +70,25 @@ def test_an_import_that_is_interrupted_goes_on_where_it_stopped(tmp_path: Path) 
     (report,) = gate.json("member", "import", str(file), "--from-line", following)
     assert report["added"] + report["unchanged"] == rows - len(before), "lines before that were taken again"
     assert stored() == [f"m-{number:05}" for number in range(rows)]
+
+
+def test_an_interruption_within_a_statement_is_told_as_one(tmp_path: Path) -> None:
+    """Ctrl-C while the library is at work costs the connection; that must not hide what happened."""
+    database = Database(f"sqlite:///{tmp_path / 'guestgate.db'}")
+    database.upgrade()
+
+    @event.listens_for(database.engine, "do_execute")
+    def interrupt(_cursor: object, statement: str, _parameters: object, _context: object) -> None:
+        if "3000" in statement:
+            raise KeyboardInterrupt
+
+    def write(connection: Connection, numbers: list[int]) -> None:
+        for number in numbers:
+            connection.execute(text(f"UPDATE feed SET seq = {number}"))
+
+    done = 0
+    with pytest.raises(KeyboardInterrupt):
+        for done in database.write_many(iter(range(5000)), write):  # noqa: B007
+            pass
+    with database.read() as connection:
+        assert 0 < done == connection.execute(text("SELECT seq FROM feed")).scalar_one() + 1 <= 3000

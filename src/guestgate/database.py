@@ -180,11 +180,10 @@ class Database:
         cursor = connection.connection.cursor()
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA wal_autocheckpoint = 0")  # `write_many` does that while the lock is free
+        cursor.close()
         try:
             yield
-        finally:
-            cursor.execute("PRAGMA synchronous = FULL")
-            cursor.close()
+        finally:  # the connection itself ends with `write_many`, and may be of no more use
             self._sync_log()
 
     def _sync_log(self) -> None:
