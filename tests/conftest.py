@@ -1,4 +1,4 @@
-"""Fixtures: installations with and without a running server."""
+"""Fixtures: installations with and without a running server, on every database."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from backends import Backend, Files, Server
+from cluster import Cluster
 from gate import Gate
 from hypothesis import settings
 from terminal import Terminal
@@ -14,27 +16,63 @@ settings.register_profile("guestgate", deadline=None, print_blob=True)
 settings.load_profile("guestgate")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What uses a database runs on each, unless it is marked as being about the embedded one."""
+    if "backend" in metafunc.fixturenames:
+        embedded = metafunc.definition.get_closest_marker("embedded")
+        names = ["sqlite"] if embedded else ["sqlite", "postgresql"]
+        metafunc.parametrize("backend", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server."""
+    cluster = Cluster()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(scope="session")
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backend:
+    """Makes databases of one kind; a test that uses this runs once for each kind."""
+    if request.param == "sqlite":
+        return Files(tmp_path_factory.mktemp("files"))
+    return Server(request.getfixturevalue("cluster"))
+
+
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Gate]:
+def home(tmp_path: Path, backend: Backend) -> Iterator[Gate]:
     """An installation of its own for this test, not yet serving; whatever it starts is ended."""
-    gate = Gate(tmp_path)
+    url = None if backend.name == "sqlite" else backend.new(tmp_path)
+    gate = Gate(tmp_path, database_url=url)
     yield gate
     gate.close()
+    if url is not None:
+        backend.drop(url)
 
 
 @pytest.fixture
-def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
+def terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], backend: Backend
+) -> Iterator[Terminal]:
     """Commands in the folder of a new installation, run inside this process: cheap, and nothing is served."""
-    return Terminal(tmp_path / "home", monkeypatch, capsys)
+    url = None if backend.name == "sqlite" else backend.new(tmp_path)
+    yield Terminal(tmp_path / "home", monkeypatch, capsys, url)
+    if url is not None:
+        backend.drop(url)
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+def served(tmp_path_factory: pytest.TempPathFactory, backend: Backend) -> Iterator[Gate]:
     """A serving installation shared by a file: studio s1, plans free and once, members free-0…9, once-0…9."""
-    gate = Gate(tmp_path_factory.mktemp("served"))
+    folder = tmp_path_factory.mktemp("served")
+    url = None if backend.name == "sqlite" else backend.new(folder)
+    gate = Gate(folder, database_url=url)
     gate.studio("s1")
     gate.plans()
     gate.members(*(f"{plan}-{number},{plan}" for plan in ("free", "once") for number in range(10)))
     gate.start()
     yield gate
     gate.close()
+    if url is not None:
+        backend.drop(url)

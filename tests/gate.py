@@ -38,8 +38,8 @@ limits = [{ max = 1, per = "day" }]
 class Gate:
     """One installation. `cli` runs a command as a user would; `start` serves it over TLS on a free port."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        """Create it with `guestgate init`; `options` are appended to every `serve`."""
+    def __init__(self, folder: Path, *options: str, database_url: str | None = None) -> None:
+        """Create it with `guestgate init`, in a new file or an empty database; `options` go to every `serve`."""
         self.folder = folder
         self.options = options
         self.cert, self.key_file = make_certificate(folder)
@@ -48,12 +48,9 @@ class Gate:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "server.log"
         self.home = folder / "gate"
-        self.cli("init", str(self.home), config=False)
-
-    @property
-    def database(self) -> Database:
-        """The installation's database."""
-        return Database(f"sqlite:///{self.home / 'guestgate.db'}")
+        elsewhere = () if database_url is None else ("--database", database_url)
+        self.cli("init", str(self.home), *elsewhere, config=False)
+        self.database = Database.at(database_url or f"sqlite:///{self.home / 'guestgate.db'}")
 
     @property
     def url(self) -> str:

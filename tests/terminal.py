@@ -50,14 +50,21 @@ class Done:
 class Terminal:
     """A user who sits in the folder of a new installation."""
 
-    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        """Create it, and go there."""
+    def __init__(
+        self,
+        home: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        database_url: str | None = None,
+    ) -> None:
+        """Create it, with a new file or in an empty database, and go there."""
         self.home = home
         self.monkeypatch = monkeypatch
         self._capsys = capsys
         for name in [name for name in os.environ if name.startswith("GUESTGATE_")]:
             monkeypatch.delenv(name)
-        starter.write(home)
+        starter.write(home, database_url=database_url)
+        self.database = Database.at(database_url or f"sqlite:///{home / 'guestgate.db'}")
         monkeypatch.chdir(home)
         monkeypatch.setattr(cli, "app", partial(COMMAND, prog_name="guestgate"))
         monkeypatch.setenv("COLUMNS", "200")
@@ -89,11 +96,6 @@ class Terminal:
         """Write a file into the folder; returns its name."""
         Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
         return name
-
-    @property
-    def database(self) -> Database:
-        """The installation's database."""
-        return Database(f"sqlite:///{self.home / 'guestgate.db'}")
 
     def reading(self) -> AbstractContextManager[Connection]:
         """A transaction that reads."""

@@ -24,9 +24,11 @@ from terminal import Terminal
 from guestgate import backup as backup_module
 from guestgate import database as database_module
 from guestgate import occupancy, schema, sequence
+from guestgate import sqlite as sqlite_module
 from guestgate.backup import backup, restore
-from guestgate.database import Database, safe_sqlite
+from guestgate.database import Database
 from guestgate.errors import ConflictError
+from guestgate.sqlite import safe_sqlite
 
 NUMBERED = ("decisions", "visits", "visit_changes", "changes")
 
@@ -182,7 +184,7 @@ def test_a_restore_keeps_what_was_there(desk: Terminal, tmp_path: Path) -> None:
     past.close()
     old = content(desk.database)
     (done,) = desk.json("restore", str(file))
-    kept = Database(f"sqlite:///{done['kept']}")
+    kept = Database.at(f"sqlite:///{done['kept']}")
     assert content(kept) == old
     with desk.reading() as connection:
         timeline, seq = sequence.position(connection)
@@ -226,7 +228,7 @@ def test_a_log_of_a_killed_server_is_kept_too(desk: Terminal, tmp_path: Path) ->
     kill_at(0, write_and_die)
     assert desk.database.wal_path.stat().st_size
     (done,) = desk.json("restore", str(tmp_path / "copy.db"))
-    assert rows(Database(f"sqlite:///{done['kept']}"), "SELECT profile FROM members") == [('{"city": "Paris"}',)]
+    assert rows(Database.at(f"sqlite:///{done['kept']}"), "SELECT profile FROM members") == [('{"city": "Paris"}',)]
     assert "ada@example.com" in rows(desk.database, "SELECT profile FROM members")[0][0]
 
 
@@ -285,7 +287,7 @@ def test_the_database_itself_is_no_backup(desk: Terminal) -> None:
 
 def test_an_older_schema_is_upgraded_on_the_way(desk: Terminal, tmp_path: Path) -> None:
     """A backup made before an upgrade of guestgate can be put back after it."""
-    old = Database(f"sqlite:///{tmp_path / 'old.db'}")
+    old = Database.at(f"sqlite:///{tmp_path / 'old.db'}")
     old.path.touch()
     with old.engine.connect() as connection:
         config = database_module._alembic()
@@ -344,7 +346,7 @@ def test_a_restore_that_is_killed_leaves_the_old_or_the_new(desk: Terminal, tmp_
     def work() -> None:
         restore(desk.database, file, "cli:test", quiet)
 
-    modules = (backup_module, database_module, occupancy)
+    modules = (backup_module, database_module, sqlite_module, occupancy)
     lines = lines_of(work, *modules)
     seen = set()
     for line in moments("restore", lines):

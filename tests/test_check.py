@@ -27,7 +27,7 @@ def desk(terminal: Terminal) -> Terminal:
 @pytest.mark.parametrize(
     "statement, says",
     [
-        ("UPDATE feed SET seq = 3", "beyond the last that was given out, 3"),
+        ("UPDATE feed SET seq = 3", "beyond the last that was given out, "),
         ("DELETE FROM feed", "there are 0"),
         ("INSERT INTO feed VALUES (2, 'other', 1000)", "there are 2"),
         (
@@ -36,7 +36,7 @@ def desk(terminal: Terminal) -> Terminal:
         ),
         ("UPDATE visit_changes SET seq = (SELECT max(seq) FROM visits)", "both in visit_changes and in visits"),
         (
-            "UPDATE changes SET seq = (SELECT max(seq) FROM decisions) WHERE seq = 1",
+            "UPDATE changes SET seq = (SELECT max(seq) FROM decisions) WHERE seq = (SELECT min(seq) FROM changes)",
             "both in changes and",
         ),
         ("DELETE FROM visit_changes", "but its corrections say authorized"),
@@ -47,6 +47,8 @@ def test_what_does_not_add_up_is_named(statement: str, says: str, desk: Terminal
     """Each kind of disagreement is a sentence, and the status is 1."""
     assert problems(desk.database) == []
     with desk.writing() as connection:
+        if connection.dialect.name == "postgresql":  # where transactions are counted, and not rows
+            statement = statement.replace("UPDATE feed SET seq = 3", "UPDATE cluster SET base = -500")
         connection.exec_driver_sql(statement)
     assert any(says in problem for problem in problems(desk.database)), problems(desk.database)
     desk.run("db", "check", status=1)

@@ -74,7 +74,7 @@ def test_an_import_that_is_interrupted_goes_on_where_it_stopped(tmp_path: Path) 
 
 def test_an_interruption_within_a_statement_is_told_as_one(tmp_path: Path) -> None:
     """Ctrl-C while the library is at work costs the connection; that must not hide what happened."""
-    database = Database(f"sqlite:///{tmp_path / 'guestgate.db'}")
+    database = Database.at(f"sqlite:///{tmp_path / 'guestgate.db'}")
     database.upgrade()
 
     @event.listens_for(database.engine, "do_execute")

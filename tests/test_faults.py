@@ -22,7 +22,8 @@ from gate import Gate, wait_for
 from sqlalchemy import text
 
 from guestgate import checkpoints, directory
-from guestgate.database import Database, safe_sqlite
+from guestgate.database import Database
+from guestgate.sqlite import safe_sqlite
 
 BUDGET_MS = 400
 PLATFORM_PATIENCE_S = 0.75
@@ -71,7 +72,7 @@ def serving(gate: Gate) -> Iterator[Gate]:
 @contextmanager
 def locked(gate: Gate) -> Iterator[None]:
     """A foreign program holds the write lock."""
-    connection = Database(gate.database.url.render_as_string()).connect_writer()
+    connection = gate.database.connect_writer()
     transaction = connection.begin()
     try:
         yield
@@ -429,7 +430,7 @@ def test_a_full_disk_does_not_end_the_care_of_the_log(
 ) -> None:
     """A checkpoint that found no space is made up for later: the database file takes in the log again."""
     path = Path(shutil.copy(small_disk.database.path, small_disk.folder / "log.db"))
-    database = Database(f"sqlite:///{path}", patience_ms=0, checkpoints=False)
+    database = Database.at(f"sqlite:///{path}", door=True)
     failed: list[Exception] = []
     checkpoint = Database.checkpoint
 
@@ -544,7 +545,7 @@ def record(sound: Path, tmp_path: Path) -> Path:
 
 def test_a_sound_record_is_clean(gate: Gate, record: Path) -> None:
     """The other tests break something that was whole."""
-    assert problems(Database(f"sqlite:///{record}")) == []
+    assert problems(Database.at(f"sqlite:///{record}")) == []
 
 
 @pytest.mark.parametrize("damage", BREAKS)
@@ -558,7 +559,7 @@ def test_a_check_finds(record: Path, damage: str) -> None:
         changed = connection.execute(statement).rowcount
     connection.close()
     assert changed > 0, "nothing was broken"
-    found = problems(Database(f"sqlite:///{record}"))
+    found = problems(Database.at(f"sqlite:///{record}"))
     assert found, "nothing was found"
     assert words in " ".join(found)
 

@@ -19,6 +19,7 @@ from terminal import Terminal
 from guestgate import corrections, members
 from guestgate import database as database_module
 from guestgate import forget as forget_module
+from guestgate import sqlite as sqlite_module
 from guestgate.database import Database
 from guestgate.errors import NotFoundError
 from guestgate.forget import forget
@@ -247,7 +248,7 @@ def test_killed_anywhere_it_can_be_finished(desk: Terminal, tmp_path: Path) -> N
         shutil.rmtree(desk.home)
         shutil.copytree(old, desk.home)
 
-    modules = (forget_module, database_module, members)
+    modules = (forget_module, database_module, sqlite_module, members)
     lines = lines_of(work, *modules)
     for line in moments("forget", lines):
         again()

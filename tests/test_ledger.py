@@ -87,7 +87,7 @@ class Desk:
 
     def __init__(self, path: Path, own_id: str | None = None) -> None:
         self.url = f"sqlite:///{path}"
-        self.database = Database(self.url, patience_ms=0, checkpoints=False)
+        self.database = Database.at(self.url, door=True)
         self.ledger = Ledger(self.database, own_id)
 
     def tap(
@@ -134,7 +134,7 @@ class Desk:
 
     def change(self, make: Callable[[Any], object], who: str = "cli:test") -> None:
         """Another program's transaction."""
-        with Database(self.url).write(who) as connection:
+        with Database.at(self.url).write(who) as connection:
             make(connection)
 
 
@@ -157,7 +157,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with studios, plans and members, to be copied."""
     folder = tmp_path_factory.mktemp("template")
     (folder / "plans.toml").write_text(PLANS, "utf-8")
-    database = Database(f"sqlite:///{folder / 'gate.db'}")
+    database = Database.at(f"sqlite:///{folder / 'gate.db'}")
     database.upgrade()
     with database.write() as connection:
         for studio_id, timezone in STUDIOS.items():
@@ -166,7 +166,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         plans.apply(connection, plans_file.read(folder / "plans.toml"))
         people = [members.MemberRow(0, member, {"plan": plan}) for member, plan in MEMBERS]
         members.Upsert()(connection, people)
-    return database.path
+    return Path(database.name)
 
 
 @pytest.fixture(autouse=True)
@@ -221,7 +221,7 @@ class Lock:
     """A foreign program's write lock."""
 
     def __init__(self, url: str) -> None:
-        self._connection = Database(url).connect_writer()
+        self._connection = Database.at(url).connect_writer()
         self._transaction = self._connection.begin()
 
     def release(self, *_: object) -> None:
@@ -744,7 +744,7 @@ def test_no_statement_reads_a_whole_table(path: Path) -> None:
     assert desk.state(lost) == "reversed"
     desk.ledger.close()
     scans = set()
-    with Database(desk.url).read() as connection:
+    with Database.at(desk.url).read() as connection:
         for statement in statements:
             if statement.startswith(("SELECT", "UPDATE", "DELETE")):
                 plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement).all()
@@ -781,7 +781,7 @@ COLUMNS = list(schema.visits.columns)
 @pytest.fixture(scope="module")
 def scratch(template: Path) -> Database:
     """A database that no test commits to."""
-    return Database(f"sqlite:///{template}")
+    return Database.at(f"sqlite:///{template}")
 
 
 @settings(max_examples=100)

@@ -743,7 +743,7 @@ def test_what_a_spreadsheet_writes_is_read_as_it_was(
 def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
     """A database with plan free, written to by many examples."""
     folder = tmp_path_factory.mktemp("many")
-    database = Database(f"sqlite:///{starter.write(folder)['database']}")
+    database = Database.at(f"sqlite:///{starter.write(folder)['database']}")
     file = folder / "plans.toml"
     file.write_text(PLANS, "utf-8")
     with database.write() as connection:

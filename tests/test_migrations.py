@@ -27,7 +27,7 @@ CORRECTION = "INSERT INTO visit_changes VALUES (?, ?, 6, 'reversed', 'cli:anna',
 
 def test_numbers_of_the_first_schema_are_put_into_one_order(tmp_path: Path) -> None:
     """Tables that counted by themselves: decisions, then visits, then corrections, each in its own order."""
-    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
+    database = Database.at(f"sqlite:///{tmp_path / 'old.db'}")
     database.path.touch()
     with database.engine.connect() as connection:
         config = database_module._alembic()

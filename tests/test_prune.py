@@ -16,6 +16,7 @@ from terminal import Terminal
 from guestgate import clock
 from guestgate import database as database_module
 from guestgate import prune as prune_module
+from guestgate import sqlite as sqlite_module
 from guestgate.database import Database
 from guestgate.errors import UsageError
 from guestgate.explain import explain
@@ -189,11 +190,11 @@ def test_killed_anywhere_the_record_agrees_with_itself(desk: Terminal, tmp_path:
         shutil.rmtree(desk.home)
         shutil.copytree(old, desk.home)
 
-    lines = lines_of(work, prune_module, database_module)
+    lines = lines_of(work, prune_module, database_module, sqlite_module)
     done = record()
     for line in moments("prune", lines):
         again()
-        kill_at(line, work, prune_module, database_module)
+        kill_at(line, work, prune_module, database_module, sqlite_module)
         assert problems(desk.database) == [], repeat(__file__, line)
         work()
         assert record() == done, repeat(__file__, line)

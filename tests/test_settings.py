@@ -288,7 +288,7 @@ def test_a_bad_database_url_is_one_plain_sentence(url: str, file: Path) -> None:
     """Said before anything is opened or created."""
     file.write_text(f'database = "{url}"\n', "utf-8")
     with pytest.raises(UsageError) as caught:
-        Database(settings.load(file).database)
+        Database.at(settings.load(file).database)
     sentence = str(caught.value)
     assert "database" in sentence and "\n" not in sentence and "password" not in sentence
     assert [path.name for path in file.parent.iterdir()] == ["guestgate.toml"]
@@ -326,7 +326,7 @@ def test_folders_may_have_any_name(name: str, tmp_path: Path) -> None:
     file = tmp_path / name / "guestgate.toml"
     file.parent.mkdir()
     file.write_text("", "utf-8")
-    database = Database(settings.load(file).database)
+    database = Database.at(settings.load(file).database)
     database.upgrade()
     assert database.path == file.parent / "guestgate.db"
     assert sorted(path.name for path in tmp_path.rglob("*.db")) == ["guestgate.db"]

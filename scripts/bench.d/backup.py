@@ -75,7 +75,7 @@ def main() -> int:
 
 def fill(path: Path, rows: int) -> float:
     """Check-ins of the past year, each with its visit and its answer; returns the file's size in MB."""
-    database = Database(f"sqlite:///{path}")
+    database = Database.at(f"sqlite:///{path}")
     now, step = time.time_ns() // 1_000_000, 31_536_000_000 // rows
     with database.write() as connection:
         first = connection.exec_driver_sql("SELECT seq FROM feed").scalar_one()

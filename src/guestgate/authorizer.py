@@ -58,13 +58,15 @@ class Call:
 class Authorizer:
     """Passes check-ins to the ledger and joins its decisions with what became of the answers."""
 
-    def __init__(self, url: str, own_id: str | None, on_failure: Callable[[], None], metrics: DoorMetrics) -> None:
+    def __init__(
+        self, url: str, own_id: str | None, budget_ms: int, on_failure: Callable[[], None], metrics: DoorMetrics
+    ) -> None:
         """Bind to the running event loop; `on_failure` is called when the ledger can go on no longer."""
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics
         self._metrics.queue_depth.set_function(lambda: len(self._queue) + len(self._turned_away))
         self._undelivered_log = Throttle(UNDELIVERED_LINES_PER_S)
-        self._ledger = LedgerProcess(url, own_id, self._deliver, on_failure)
+        self._ledger = LedgerProcess(url, own_id, budget_ms, self._deliver, on_failure)
         self._calls: dict[str, Call] = {}
         self._queue: deque[Ticket] = deque()
         self._turned_away: deque[Ticket] = deque()

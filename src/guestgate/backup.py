@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from guestgate import changes, clock, sequence
 from guestgate.changes import Change
-from guestgate.database import Database, safe_sqlite
+from guestgate.database import Database
 from guestgate.errors import ConflictError, OperationError, UsageError
 from guestgate.occupancy import alone, give_to_owner, lock_file
+from guestgate.sqlite import SqliteDatabase, safe_sqlite
 
 # A step copies a mebibyte. The door's commits wait for the same disk, so what is written goes there in
 # small portions rather than all at the end.
@@ -50,7 +51,17 @@ class Restored(NamedTuple):
     seq: int
 
 
-def backup(database: Database, file: Path, progress: Progress) -> Copy:
+def file_of(database: Database) -> SqliteDatabase:
+    """A database that is a file. Raises UsageError for one on a server, which has tools of its own for this."""
+    if not isinstance(database, SqliteDatabase):
+        raise UsageError(
+            f"{database.name} is copied and put back with its own tools (pg_dump, your provider's snapshots); "
+            "after putting one back run guestgate db upgrade"
+        )
+    return database
+
+
+def backup(database: SqliteDatabase, file: Path, progress: Progress) -> Copy:
     """Copy the database to a file that does not exist yet.
 
     `progress` is told the pages done and to do. Raises ConflictError where the file exists, OperationError
@@ -72,7 +83,7 @@ def backup(database: Database, file: Path, progress: Progress) -> Copy:
     return Copy(size, timeline, seq)
 
 
-def restore(database: Database, file: Path, who: str, progress: Progress) -> Restored:
+def restore(database: SqliteDatabase, file: Path, who: str, progress: Progress) -> Restored:
     """Put a backup in the database's place; what is there now is kept under another name.
 
     The backup is copied beside the database, checked, upgraded and given a new timeline there; then one
@@ -97,7 +108,7 @@ def restore(database: Database, file: Path, who: str, progress: Progress) -> Res
     return Restored(kept, before, after, seq)
 
 
-def compact(database: Database) -> tuple[int, int]:
+def compact(database: SqliteDatabase) -> tuple[int, int]:
     """Write the database anew, without the space and the traces of what was deleted; returns sizes in bytes.
 
     SQLite overwrites what it deletes, but not the copies that stay in unused bytes of a page when rows move
@@ -181,9 +192,9 @@ def _fetch(file: Path, new: Path, progress: Progress) -> None:
         raise UsageError(f"{file} is not a backup of guestgate's: {error}") from None
 
 
-def _prepare(database: Database, new: Path, file: Path, who: str) -> tuple[str, str, int]:
+def _prepare(database: SqliteDatabase, new: Path, file: Path, who: str) -> tuple[str, str, int]:
     """Make the copy what is to go on: this version's schema, and a history of its own."""
-    copy = Database(database.url.set(database=str(new)).render_as_string(hide_password=False))
+    copy = SqliteDatabase(database.url.set(database=str(new)).render_as_string(hide_password=False))
     if copy.schema_version() is None:
         raise UsageError(f"{file} is not a backup of guestgate's")
     try:

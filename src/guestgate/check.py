@@ -10,12 +10,11 @@ from itertools import combinations
 
 from sqlalchemy import Connection, func, select
 
-from guestgate import schema
+from guestgate import schema, sequence
 from guestgate.model import Outcome, Reason, Source, VisitState
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
 MOST = 20
-NUMBERED = (schema.decisions, schema.visits, schema.visit_changes, schema.changes)
 
 
 def check(connection: Connection) -> list[str]:
@@ -38,14 +37,15 @@ def _integrity(connection: Connection) -> Iterator[str]:
 
 def _numbers(connection: Connection) -> Iterator[str]:
     """One order over all tables: no number beyond the last that was given out, none given to two rows."""
-    given_out = connection.execute(select(schema.feed.c.seq)).scalars().all()
-    if len(given_out) != 1:
-        yield f"there should be one last number of the record, and there are {len(given_out)}"
-    for table in NUMBERED:
+    rows = connection.execute(select(func.count()).select_from(schema.feed)).scalar_one()
+    if rows != 1:
+        yield f"there should be one last number of the record, and there are {rows}"
+    given_out = sequence.given_out(connection)
+    for table in sequence.NUMBERED:
         last = connection.execute(select(func.max(table.c.seq))).scalar()
-        if last is not None and given_out and last > max(given_out):
-            yield f"number {last} in {table.name} lies beyond the last that was given out, {max(given_out)}"
-    for small, large in combinations(reversed(NUMBERED), 2):
+        if last is not None and given_out is not None and last > given_out:
+            yield f"number {last} in {table.name} lies beyond the last that was given out, {given_out}"
+    for small, large in combinations(reversed(sequence.NUMBERED), 2):
         both = select(small.c.seq).join(large, large.c.seq == small.c.seq)
         for seq in connection.execute(both.limit(MOST)).scalars():
             yield f"number {seq} stands both in {small.name} and in {large.name}"

@@ -8,7 +8,7 @@ from contextlib import suppress
 import structlog
 
 from guestgate import clock
-from guestgate.database import Database
+from guestgate.sqlite import SqliteDatabase
 
 log = structlog.get_logger()
 
@@ -26,7 +26,7 @@ class Checkpoints:
     let one full checkpoint through, which is short because the bulk has been copied just before.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SqliteDatabase) -> None:
         """Nothing happens before `start`."""
         self._database = database
         self._stop = threading.Event()

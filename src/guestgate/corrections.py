@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from guestgate import clock, schema, sequence
+from guestgate import clock, locks, schema, sequence
+from guestgate.bulk import BulkSelect
 from guestgate.database import author
 from guestgate.model import Source, VisitState
 
 UNDELIVERED = "undelivered"
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
+_allowed = BulkSelect(_d.id, _d.visit_id, _d.member_id, among=_d.id, where=[_d.visit_id.is_not(None)])
 
 
 def reverse(connection: Connection, visit_id: str, why: str) -> bool:
-    """Reverse a visit; False where it is reversed already or does not exist. Needs the write lock."""
+    """Reverse a visit; False where it is reversed already or does not exist.
+
+    Waits for whoever has the member locked; the ledger has done that before.
+    """
+    member_id = connection.execute(select(_v.member_id).where(_v.id == visit_id)).scalar_one_or_none()
+    if member_id is None:
+        return False
+    locks.lock(connection, member_id)
     reversed_now = connection.execute(
         update(schema.visits)
         .where(_v.id == visit_id, _v.state != VisitState.REVERSED.value)
@@ -39,31 +48,34 @@ def reverse(connection: Connection, visit_id: str, why: str) -> bool:
     return True
 
 
-def reverse_undelivered(connection: Connection, decision_ids: Iterable[str]) -> None:
+def reverse_undelivered(connection: Connection, decision_ids: Collection[str]) -> list[str]:
     """Reverse the visits behind answers that never left, unless another answer let the member in on them.
 
     A re-entry leans on an earlier visit: as long as one answer that named the visit was delivered, or may
-    have been, somebody walked in and the visit stands.
+    have been, somebody walked in and the visit stands. Returns the decisions whose members somebody else has
+    locked; they are for the next transaction.
     """
-    for decision_id in decision_ids:
-        row = connection.execute(
-            select(_d.visit_id, _d.member_id).where(_d.id == decision_id, _d.visit_id.is_not(None))
-        ).one_or_none()
-        if row is None:
+    if not decision_ids:
+        return []
+    allowed = _allowed(connection, decision_ids)
+    busy = locks.try_lock(connection, {member_id for _, _, member_id in allowed})
+    for _, visit_id, member_id in allowed:
+        if member_id in busy:
             continue
         delivered = connection.execute(
             select(_d.id)
             .join(schema.answers, _a.decision_id == _d.id, isouter=True)
             .where(
                 # The decision that made the visit, and the re-entries, by their indexes.
-                (_d.id == row.visit_id)
-                | (schema.made_no_visit & (_d.member_id == row.member_id) & (_d.visit_id == row.visit_id)),
+                (_d.id == visit_id)
+                | (schema.made_no_visit & (_d.member_id == member_id) & (_d.visit_id == visit_id)),
                 _a.undelivered.is_not(True),
             )
             .limit(1)
         ).first()
-        if delivered is None and _made_by_checkin(connection, row.visit_id):
-            reverse(connection, row.visit_id, UNDELIVERED)
+        if delivered is None and _made_by_checkin(connection, visit_id):
+            reverse(connection, visit_id, UNDELIVERED)
+    return [decision_id for decision_id, _, member_id in allowed if member_id in busy]
 
 
 def _made_by_checkin(connection: Connection, visit_id: str) -> bool:

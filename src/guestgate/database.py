@@ -1,213 +1,176 @@
-"""Opening the database: drivers, durability, transactions, schema versions.
+"""The database: transactions, and schema versions. What is different between databases is behind this.
 
-On SQLite every connection is in WAL mode with ``synchronous=FULL`` (checked, not hoped for). Writers other
-than the door hold the lock for moments only and leave it free for as long, see `Database.write_many`.
+`Database.at` gives the right one for a URL: `guestgate.sqlite` or `guestgate.postgres`.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
-import sqlite3
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from enum import Enum, auto
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Self, TypeVar
-from urllib.parse import quote
+from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Select, create_engine, event, inspect
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, Engine, RootTransaction, Select
+from sqlalchemy.exc import DBAPIError
 
-from guestgate import clock, occupancy
+from guestgate import clock
 from guestgate.errors import OperationError, UsageError
 
 Item = TypeVar("Item")
 
-# The library versions before this one can corrupt a WAL database that two connections write to.
-SAFE_SQLITE = (3, 51, 3)
-COMMAND_PATIENCE_MS = 10_000
-CACHE_KIB = 16 * 1024
-HOLD_S = 0.002
+# How long commands and pages wait for what somebody else has locked.
+PATIENCE_MS = 10_000
 CHUNK, MAX_CHUNK = 50, 1000
-MAX_WAL_BYTES = 64 * 1024 * 1024
-LOCK_RETRY_S = 0.0005
-LOCKED = (5, 6)  # SQLite's BUSY and LOCKED
+RETRY_S = 0.0005
 PAGE = 500
-# Emptying the log keeps writers waiting for at most this long at a time, while readers finish.
-EMPTY_LOG_MS = 5
-EMPTY_LOG_RETRY_S = 0.05
 # Who changes things where nobody else is named.
 SYSTEM = "guestgate"
 
 
-class Database:
+class Fault(Enum):
+    """What an error of the database means to whoever writes to it."""
+
+    BUSY = auto()  # somebody else has what this needs, for a moment; nothing was written
+    UNAVAILABLE = auto()  # the database cannot be written now; nothing was written
+    OTHER = auto()  # this statement failed; nothing was written
+
+
+class DiskFailedError(OperationError):
+    """A commit may or may not be on disk. Nothing of its batch, and nothing after it, may be answered."""
+
+
+class BusyError(OperationError):
+    """Somebody else has what this needs, for a moment; nothing was written."""
+
+
+class CommitLostError(OperationError):
+    """The connection broke during a commit: whether it took place is to be asked on another one."""
+
+
+class Database(ABC):
     """One database, and how to read from it and write to it."""
 
-    def __init__(self, url: str, *, patience_ms: int = COMMAND_PATIENCE_MS, checkpoints: bool = True) -> None:
-        """Prepare, without connecting. Raises UsageError for a URL that cannot work."""
-        self.url = parse_url(url)
-        self.path = Path(self.url.database or "")
-        self._driver = safe_sqlite()
-        self._patience_ms = patience_ms
-        self._checkpoints = checkpoints
-        self._class = occupancy.connection_class(self._driver, self.path)
-        self.engine = create_engine(
-            self.url,
-            module=self._driver,
-            poolclass=NullPool,
-            connect_args={"factory": self._class},
-            hide_parameters=True,  # they may be personal, and errors are logged
-        )
-        event.listen(self.engine, "connect", self._configure)
-        event.listen(self.engine, "begin", self._begin)
+    engine: Engine
+    # What to call it in a message; without secrets.
+    name: str
 
-    @classmethod
-    def open(cls, url: str, *, patience_ms: int = COMMAND_PATIENCE_MS, checkpoints: bool = True) -> Self:
-        """Open a database that exists and has this version's schema; else a UsageError says what to do."""
-        database = cls(url, patience_ms=patience_ms, checkpoints=checkpoints)
-        if not database.path.exists():
-            raise UsageError(f"there is no database at {database.path}: create it with guestgate init")
-        found, wanted = database._known_version(), _script().get_current_head()
-        if found is None:
-            raise UsageError(f"{database.path} is not a guestgate database: create one with guestgate init")
-        if found != wanted:
-            raise UsageError(
-                f"{database.path} has the schema of an older guestgate ({found}, now {wanted}): "
-                "stop the server and run guestgate db upgrade"
-            )
+    @staticmethod
+    def at(url: str, *, door: bool = False, pooled: bool = False) -> Database:
+        """The database of a URL, not yet connected. Raises UsageError for a URL that cannot work.
+
+        For the door's processes, `door`, it waits for nobody and does no upkeep by the way. Whoever serves
+        for long has connections to a server `pooled`.
+        """
+        if is_postgres(url):
+            from guestgate.postgres import PostgresDatabase
+
+            return PostgresDatabase(url, pooled=pooled)
+        from guestgate.sqlite import SqliteDatabase
+
+        return SqliteDatabase(url, door=door)
+
+    @staticmethod
+    def open(url: str, *, door: bool = False, pooled: bool = False) -> Database:
+        """Open a database that exists and has a schema this version works with; else a UsageError says what to do."""
+        database = Database.at(url, door=door, pooled=pooled)
+        database.check_usable()
         return database
 
-    def _configure(self, connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # transactions begin where `_begin` says, not where the driver guesses
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {self._patience_ms}")
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        # What is deleted or changed leaves no trace in the file. On every connection: whoever is forgotten
-        # later must not survive in what an ordinary change left behind.
-        cursor.execute("PRAGMA secure_delete = ON").fetchall()
-        cursor.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        if not self._checkpoints:
-            cursor.execute("PRAGMA wal_autocheckpoint = 0")
-        if cursor.execute("PRAGMA synchronous").fetchone() != (2,):
-            raise OperationError(f"SQLite did not accept synchronous=FULL for {self.path}")
-        cursor.close()
-
-    def _begin(self, connection: Connection) -> None:
-        """Begin a transaction; where that takes the write lock, try often.
-
-        SQLite's own waiting sleeps up to 100 ms between tries. A busy door leaves the lock free for less
-        than a millisecond at a time, so that would wait for very long.
-        """
-        statement = connection.get_execution_options().get("guestgate_begin", "BEGIN")
-        give_up_at = clock.monotonic() + self._patience_ms / 1000
-        while True:
-            try:
-                connection.exec_driver_sql(statement)
-                return
-            except DatabaseError as error:
-                if not is_locked(error) or clock.monotonic() >= give_up_at:
-                    raise
-            clock.sleep(LOCK_RETRY_S)
+    @abstractmethod
+    def check_usable(self) -> None:
+        """Raise UsageError, with what to do, where guestgate cannot work with this database as it is."""
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the database and writes nothing."""
-        with self._explained(), self.engine.connect() as connection, connection.begin():
+        with self.explained(), self.engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def write(self, who: str = SYSTEM) -> Iterator[Connection]:
-        """A transaction that holds the write lock from its start; committed at the end, all or nothing.
+        """A transaction that no other one of these runs beside; committed at the end, all or nothing.
 
-        `who` makes the changes in it, for the audit trail.
+        `who` makes the changes in it, for the audit trail. The door may write meanwhile on PostgreSQL, apart
+        from what is locked here (`guestgate.locks`).
         """
-        with self._explained(), self.connect_writer(who) as connection, connection.begin():
+        with self.explained(), self.connect_writer(who) as connection, connection.begin():
             yield connection
 
+    @abstractmethod
     def connect_writer(self, who: str = SYSTEM) -> Connection:
-        """A connection to keep, whose transactions hold the write lock from their start."""
-        connection = self.engine.connect()
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        driver.execute("PRAGMA busy_timeout = 0").close()  # `_begin` waits in its own way
-        return connection.execution_options(guestgate_begin="BEGIN IMMEDIATE", guestgate_who=who)
+        """A connection for `write`: its transactions run one after the other, everywhere."""
+
+    @abstractmethod
+    def connect_ledger(self, budget_ms: int) -> Connection:
+        """A connection to keep, for the door's own transactions. No statement may take long within `budget_ms`."""
 
     def write_many(
         self, items: Iterable[Item], write: Callable[[Connection, list[Item]], None], who: str = SYSTEM
     ) -> Iterator[int]:
         """Write items in transactions so short that the door hardly notices; yields the number done so far.
 
-        After each, the lock stays free for twice as long as it was held, and the chunk's size follows
-        the time that the last one took. All of it is on disk at the end, however that comes: a commit by
-        itself is not waited for.
+        A chunk's size follows the time that the last one took. All of it is on disk at the end, however that
+        comes.
         """
         source = iter(items)
         size, done, free_until = CHUNK, 0, 0.0
-        with (
-            self._explained(),
-            self.connect_writer(who) as connection,
-            self._not_waiting_for_the_disk(connection),
-        ):
+        with self.explained(), self.connect_writer(who) as connection, self.bulk_writing(connection):
             while chunk := list(islice(source, size)):
                 clock.sleep(max(0.0, free_until - clock.monotonic()))
                 with connection.begin():
                     started = clock.monotonic()
                     write(connection, chunk)
                 held = clock.monotonic() - started
-                free_until = clock.monotonic() + 2 * held
-                size = max(1, min(MAX_CHUNK, int(len(chunk) * HOLD_S / max(held, 1e-6))))
+                free_until = clock.monotonic() + self.leave_free * held
+                size = max(1, min(MAX_CHUNK, int(len(chunk) * self.hold_s / max(held, 1e-6))))
                 done += len(chunk)
-                if self.wal_bytes() > MAX_WAL_BYTES:
-                    self.checkpoint()
+                self.between_chunks()
                 yield done
 
-    @contextmanager
-    def _not_waiting_for_the_disk(self, connection: Connection) -> Iterator[None]:
-        """Commits go into the log without a sync of their own, which the door's next commit brings along.
+    # How long one of its transactions should take, and for how many times as long the next one waits.
+    hold_s: float
+    leave_free: float
 
-        They are applied in order or, after a crash of the machine, their last ones not at all. The sync at
-        the end covers them all.
-        """
-        cursor = connection.connection.cursor()
-        cursor.execute("PRAGMA synchronous = NORMAL")
-        cursor.execute("PRAGMA wal_autocheckpoint = 0")  # `write_many` does that while the lock is free
-        cursor.close()
-        try:
-            yield
-        finally:  # the connection itself ends with `write_many`, and may be of no more use
-            self._sync_log()
+    def bulk_writing(self, connection: Connection) -> AbstractContextManager[None]:  # noqa: ARG002
+        """What is different while `write_many` lasts, and what has to be done at its end."""
+        return nullcontext()
 
-    def _sync_log(self) -> None:
-        """Have the disk take all that is in the log.
+    def between_chunks(self) -> None:  # noqa: B027
+        """What `write_many` does while it holds nothing."""
 
-        By hand: SQLite syncs only a commit that changes a page, and a passive checkpoint may be passed over.
-        What is no longer in the log was synced into the database file before the log was used again. The log
-        is a file without SQLite's locks, so that closing it here drops none of them.
-        """
-        try:
-            descriptor = os.open(self.wal_path, os.O_RDONLY)
-        except FileNotFoundError:  # the last connection has written it all into the database file
-            return
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            raise OperationError(f"the disk did not take what was written to {self.path}: {error.strerror}") from None
-        finally:
-            os.close(descriptor)
+    def fault(self, error: Exception) -> Fault:
+        """What an error means to whoever writes."""
+        if isinstance(error, BusyError):
+            return Fault.BUSY
+        return Fault.UNAVAILABLE if isinstance(error, CommitLostError) else self.driver_fault(error)
+
+    @abstractmethod
+    def driver_fault(self, error: Exception) -> Fault:
+        """The same for the driver's errors before a commit."""
+
+    def is_running(self, connection: Connection, transaction: int | None) -> bool:  # noqa: ARG002
+        """Whether another connection's transaction of this number is still under way."""
+        return False
+
+    @abstractmethod
+    def commit(self, transaction: RootTransaction) -> None:
+        """Commit. Raises DiskFailedError or CommitLostError where nobody knows whether it took place."""
+
+    @abstractmethod
+    def explained(self) -> AbstractContextManager[None]:
+        """The database's own errors come out as OperationError with one sentence."""
 
     def scan(self, query: Select[Any], seq: Any, after: int = 0) -> Iterator[Any]:
         """The rows of a query in the order of `seq`, its column of that name, after a certain one.
 
-        Each page is a transaction of its own, so that a long scan keeps no log from being emptied.
+        Each page is a transaction of its own, so that a long scan holds nothing up.
         """
         while True:
             with self.read() as connection:
@@ -218,149 +181,91 @@ class Database:
             after = page[-1].seq
 
     def in_use(self) -> AbstractContextManager[None]:
-        """While this lasts, `guestgate restore` refuses to put another file in the database's place."""
-        return occupancy.shared(self.path)
+        """While this lasts, nobody puts another database in this one's place."""
+        return nullcontext()
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (DatabaseError, self._driver.DatabaseError) as error:  # the driver's own come out of `bulk`
-            cause = getattr(error, "orig", error)
-            raise OperationError(f"the database {self.path} could not be used: {cause}") from error
+    @abstractmethod
+    def erase_traces(self, patience_s: float) -> bool:
+        """Leave nothing of past changes where nobody needs it; False where somebody kept it from that."""
 
-    def checkpoint(self, mode: str = "PASSIVE") -> None:
-        """Move committed changes from the write-ahead log into the database file."""
-        with self.engine.connect() as connection:
-            driver = connection.connection.driver_connection
-            assert driver is not None
-            driver.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
-
-    def empty_log(self, patience_s: float) -> bool:
-        """Leave nothing of past changes in the write-ahead log; False where a long reader kept it from that."""
-        give_up_at = clock.monotonic() + patience_s
-        with self._explained(), self.engine.connect() as connection:
-            driver = connection.connection.driver_connection
-            assert driver is not None
-            driver.execute(f"PRAGMA busy_timeout = {EMPTY_LOG_MS}")
-            while True:
-                driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # the bulk, while others write
-                ((busy, _, _),) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                if not busy:
-                    return True
-                if clock.monotonic() > give_up_at:
-                    return False
-                clock.sleep(EMPTY_LOG_RETRY_S)
-
-    @property
-    def wal_path(self) -> Path:
-        """The write-ahead log beside the database file."""
-        return self.path.with_name(self.path.name + "-wal")
-
-    def wal_bytes(self) -> int:
-        """How long the log is; 0 where there is none."""
-        try:
-            return self.wal_path.stat().st_size
-        except FileNotFoundError:
-            return 0
-
+    @abstractmethod
     def schema_version(self) -> str | None:
         """The schema revision the database is at; None where it has none. Writes nothing."""
-        try:
-            address = f"file:{quote(str(self.path))}?mode=rw"
-            with closing(self._driver.connect(address, uri=True, factory=self._class)) as file:
-                tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-                if "alembic_version" not in tables:
-                    return None
-                row = file.execute("SELECT version_num FROM alembic_version").fetchone()
-                return str(row[0]) if row else None
-        except self._driver.DatabaseError as error:
-            raise UsageError(f"database: {self.path} cannot be used: {error}") from None
 
-    def _known_version(self) -> str | None:
-        """The schema revision; a UsageError where this version does not know it."""
+    @abstractmethod
+    def upgrade(self) -> tuple[str | None, str]:
+        """Create the schema or bring it up to date; returns the revisions before and after."""
+
+    def known_version(self) -> str | None:
+        """The schema revision; a UsageError where this version cannot work with it."""
         found = self.schema_version()
-        if found is not None and found not in {revision.revision for revision in _script().walk_revisions()}:
+        if found is not None and found not in revisions() and (self.oldest_user() or found) > newest_revision():
             raise UsageError(
-                f"{self.path} was made by a newer guestgate (schema {found}, this one knows "
-                f"{_script().get_current_head()}): install that version or restore a backup"
+                f"{self.name} was made by a newer guestgate (schema {found}, this one knows "
+                f"{newest_revision()}): install that version or restore a backup"
             )
         return found
 
-    def _has_tables(self) -> bool:
-        with self.read() as connection:
-            return bool(inspect(connection).get_table_names())
+    def oldest_user(self) -> str | None:
+        """The oldest revision whose guestgate can go on with this schema, where a newer one left it so."""
+        return None
 
-    def upgrade(self) -> tuple[str | None, str]:
-        """Create the schema or bring it up to date; returns the revisions before and after."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.touch(mode=0o600)  # it holds personal data
-        except OSError as error:
-            raise UsageError(f"database: {self.path}: {error.strerror}") from None
-        before = self._known_version()
-        if before is None and self._has_tables():
-            raise UsageError(f"{self.path} is another program's database; guestgate needs one of its own")
-        with self._explained(), self.engine.connect() as connection:
-            config = _alembic()
-            config.attributes["connection"] = connection.execution_options(guestgate_begin="BEGIN IMMEDIATE")
-            command.upgrade(config, "head")
-        after = self.schema_version()
-        assert after is not None
-        return before, after
+    def check_schema(self) -> None:
+        """Raise UsageError where the schema is none that this version can work with."""
+        found, wanted = self.known_version(), newest_revision()
+        if found is None:
+            raise UsageError(f"{self.name} is not a guestgate database: create one with guestgate init")
+        if found in revisions() and found != wanted:
+            raise UsageError(
+                f"{self.name} has the schema of an older guestgate ({found}, now {wanted}): "
+                "run guestgate db upgrade, on SQLite while the server is stopped"
+            )
 
 
-def parse_url(url: str) -> URL:
-    """The database URL, or a UsageError that says what is wrong with it."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise UsageError(
-            f"database: {url!r} is not a database URL: write sqlite:///guestgate.db, with three slashes for "
-            "a path relative to the configuration, four for an absolute one"
-        ) from None
-    if parsed.get_backend_name() == "postgresql":
-        raise UsageError("database: this version of guestgate keeps its record in SQLite; write sqlite:///FILE")
-    if parsed.drivername != "sqlite":
-        raise UsageError(f"database: {parsed.drivername} is not supported; write sqlite:///FILE")
-    if parsed.query or parsed.username:
-        raise UsageError("database: SQLite takes a file and nothing else; write sqlite:///FILE")
-    if not parsed.database or parsed.database == ":memory:" or parsed.host:
-        raise UsageError("database: a record needs a file; write sqlite:///guestgate.db")
-    return parsed
+def is_postgres(url: str) -> bool:
+    """Whether the URL is PostgreSQL's; `guestgate.postgres` checks the rest of it."""
+    return re.match(r"postgres(ql)?(\+\w+)?:", url) is not None
 
 
-def safe_sqlite() -> ModuleType:
-    """The driver whose SQLite library is free of the write-ahead-log corruption of 3.7.0 to 3.51.2."""
-    if sqlite3.sqlite_version_info >= SAFE_SQLITE:
-        return sqlite3
-    try:
-        bundled = importlib.import_module("pysqlite3.dbapi2")
-    except ImportError:
-        bundled = None
-    if bundled is not None and bundled.sqlite_version_info >= SAFE_SQLITE:
-        return bundled
-    wanted = ".".join(map(str, SAFE_SQLITE))
-    raise UsageError(
-        f"Python's SQLite is {sqlite3.sqlite_version}, which can corrupt a database; guestgate needs {wanted} "
-        "or newer: pip install 'pysqlite3>=0.6.1', or use a Python built with a newer SQLite"
-    )
-
-
-def sqlite_code(error: Exception) -> int:
-    """SQLite's primary result code; 0 where the error is not SQLite's."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
-
-
-def is_locked(error: Exception) -> bool:
-    """Whether somebody else holds the write lock."""
-    return sqlite_code(error) in LOCKED
+def check_url(url: str) -> None:
+    """Raise UsageError for what is no URL of a database that guestgate can use. Connects to nothing."""
+    Database.at(url)
 
 
 def author(connection: Connection) -> str:
     """Who makes the changes of this transaction."""
     return str(connection.get_execution_options().get("guestgate_who", SYSTEM))
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The driver's own exception."""
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+
+
+def migrate(connection: Connection) -> None:
+    """Run the migrations that are still to be run, in the connection's transaction."""
+    config = _alembic()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def stamp(connection: Connection) -> None:
+    """Note that the schema is the newest one."""
+    config = _alembic()
+    config.attributes["connection"] = connection
+    command.stamp(config, "head")
+
+
+def revisions() -> set[str]:
+    """The schema revisions that this version knows."""
+    return {revision.revision for revision in _script().walk_revisions()}
+
+
+def newest_revision() -> str:
+    """The schema revision that this version makes."""
+    head = _script().get_current_head()
+    assert head is not None
+    return head
 
 
 def _alembic() -> Config:

@@ -11,14 +11,16 @@ from datetime import date, timedelta
 
 from sqlalchemy import Connection, bindparam
 
-from guestgate import clock, schema
+from guestgate import clock, locks, schema
 from guestgate.bulk import BulkSelect
 from guestgate.directory import Directory, tags_of
 from guestgate.model import CheckIn, Decision, Facts, Member, Status, Studio, Visit, VisitState
 
 _c, _m, _v = schema.customers.c, schema.members.c, schema.visits.c
 _customers = BulkSelect(_c.customer_id, _c.member_id, among=_c.customer_id)
-_members = BulkSelect(_m.id, _m.plan_id, _m.status, _m.valid_from, _m.valid_until, _m.cycle_anchor, among=_m.id)
+_member_columns = (_m.id, _m.plan_id, _m.status, _m.valid_from, _m.valid_until, _m.cycle_anchor)
+_members = BulkSelect(*_member_columns, among=_m.id)
+_locked_members = BulkSelect(*_member_columns, among=_m.id, lock=True)
 _visits = BulkSelect(
     _v.member_id,
     _v.id,
@@ -36,9 +38,18 @@ class FactBook:
     """The facts for one batch of check-ins, kept up to date while the batch is decided."""
 
     def __init__(
-        self, connection: Connection, directory: Directory, checkins: Iterable[CheckIn], own_id: str | None
+        self,
+        connection: Connection,
+        directory: Directory,
+        checkins: Iterable[CheckIn],
+        own_id: str | None,
+        *,
+        lock: bool = False,
     ) -> None:
-        """Read all that `checkins` need. `own_id` is our company id where the platform sends that instead."""
+        """Read all that `checkins` need. `own_id` is our company id where the platform sends that instead.
+
+        With `lock` the members are locked first, and their visits read under the locks; see `is_busy`.
+        """
         self._directory = directory
         self._own_id = own_id
         checkins = list(checkins)
@@ -46,8 +57,10 @@ class FactBook:
         asked = {member_id for checkin in checkins if (member_id := self._member_id(checkin)) is not None}
         self._members: dict[str, Member] = {
             member_id: Member(member_id, directory.plans[plan_id], Status(status), *(_date(text) for text in dates))
-            for member_id, plan_id, status, *dates in _members(connection, asked)
+            for member_id, plan_id, status, *dates in (_locked_members if lock else _members)(connection, asked)
         }
+        missing = asked - self._members.keys() if lock else set[str]()
+        self._busy = locks.busy(connection, missing) if missing else missing
         self._visits: dict[str, list[Visit]] = defaultdict(list)
         self._read_visits(connection, checkins)
 
@@ -95,6 +108,10 @@ class FactBook:
     def _member(self, checkin: CheckIn) -> Member | None:
         member_id = self._member_id(checkin)
         return None if member_id is None else self._members.get(member_id)
+
+    def is_busy(self, checkin: CheckIn) -> bool:
+        """Whether somebody else has locked the member, so that this cannot be decided now."""
+        return self._member_id(checkin) in self._busy
 
     def facts(self, checkin: CheckIn) -> Facts:
         """The facts for one check-in of the batch, with the visits decided in it so far."""

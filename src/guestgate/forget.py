@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Select, delete, or_, select, update
 
-from guestgate import changes, clock, members, schema
+from guestgate import changes, clock, locks, members, schema, sequence
 from guestgate.changes import Change
 from guestgate.database import SYSTEM, Database
 from guestgate.model import Status
@@ -64,13 +64,14 @@ def forget(database: Database, who: str, member_id: str, check: Callable[[Connec
     for _ in range(2):
         position = _erase(database, who, person, position)
     with database.write(who) as connection:
+        locks.lock(connection, member_id)  # whatever is being decided about the member is written now
         for query, erase in _parts(person):
             rows = connection.execute(query.where(query.selected_columns.seq > position)).all()
             erase(connection, rows)
         connection.execute(delete(schema.customers).where(_k.member_id == member_id))
         connection.execute(delete(schema.members).where(_m.id == member_id))
         changes.record(connection, [Change("member.forgotten", person.pseudonym)])
-    if not database.empty_log(LOG_PATIENCE_S):
+    if not database.erase_traces(LOG_PATIENCE_S):
         log.warning(
             "a reader, such as a backup, keeps earlier states of the database in its log; they are gone for "
             "good when the server has stopped or this command ran again for anybody"
@@ -117,7 +118,7 @@ def _numbers(content: dict[str, Any]) -> set[int]:
 def _erase(database: Database, who: str, person: Person, after: int) -> int:
     """One round over the record after a certain number; returns the number it was at when the round began."""
     with database.read() as connection:
-        position = int(connection.execute(select(schema.feed.c.seq)).scalar_one())
+        _, position = sequence.position(connection)
     for query, erase in _parts(person):
         for _ in database.write_many(database.scan(query, query.selected_columns.seq, after), erase, who):
             pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, bindparam, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from guestgate import clock, schema
 from guestgate.directory import KeyKind
@@ -15,9 +15,12 @@ EVERY = timedelta(minutes=1)
 
 _k = schema.keys.c
 # A fingerprint is the beginning of the hash, and "g" comes after every digit.
+_these = (_k.sha256 >= bindparam("first"), _k.sha256 < bindparam("last"), _k.kind == KeyKind.CHECKIN.value)
+# Several servers may write the same key's use in the same moment; who comes second need not.
+_free = select(_k.sha256).where(*_these).with_for_update(skip_locked=True)
 _used = (
     update(schema.keys)
-    .where(_k.sha256 >= bindparam("first"), _k.sha256 < bindparam("last"), _k.kind == KeyKind.CHECKIN.value)
+    .where(_k.sha256.in_(_free), _k.kind == KeyKind.CHECKIN.value)
     .values(last_used_at_ms=bindparam("at_ms"))
 )
 

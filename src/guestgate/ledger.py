@@ -4,12 +4,15 @@ All that wait are decided in one transaction, each in turn, so that two taps in 
 decisions and visits are written, the transaction is committed, and only then do the answers go. A check-in
 whose deadline has passed is not decided any more. Every check-in leaves one row in `decisions`, and, once
 its answer has left or failed to, one in `answers`.
+
+On PostgreSQL several ledgers write at once, each under the locks of the members it decides on. A check-in
+whose member another one has locked waits here for the next transaction.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -18,30 +21,22 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from guestgate import clock, corrections, directory, schema, sequence
-from guestgate.bulk import BulkInsert
-from guestgate.database import LOCK_RETRY_S, Database, is_locked, sqlite_code
+from guestgate.bulk import BulkInsert, BulkSelect
+from guestgate.database import RETRY_S, BusyError, CommitLostError, Database, DiskFailedError, Fault
 from guestgate.decide import decide
-from guestgate.errors import OperationError
 from guestgate.facts import FactBook
 from guestgate.key_use import KeyUse
 from guestgate.model import CheckIn, Decision, Member, Source, Studio, VisitState, undecided
 
 log = structlog.get_logger()
 
+DEFAULT_BUDGET_MS = 400
 FLUSH_PATIENCE_S = 3.0
 COMPLAIN_EVERY_S = 5.0
 # Taking visits back costs about a millisecond each; after a stall there may be hundreds, and doors wait.
 MAX_REVERSALS = 20
 # Without a writable database answers are 503; so many of them are remembered and written afterwards.
 MAX_NEWS = 20_000
-
-# SQLite's primary result codes. The driver tells no more: a failed fsync is an I/O error of COMMIT.
-IOERR = 10
-NOT_WRITABLE = (8, IOERR, 13, 14)  # READONLY, IOERR, FULL, CANTOPEN
-
-
-class DiskFailedError(OperationError):
-    """A commit may or may not be on disk. Nothing of its batch, and nothing after it, may be answered."""
 
 
 class Ticket(NamedTuple):
@@ -69,13 +64,29 @@ class Entry(NamedTuple):
     studio: Studio | None = None
 
 
+class Doubt(NamedTuple):
+    """A commit whose reply got lost: the transaction's number at the database, and its decisions by id."""
+
+    transaction: int | None
+    decisions: dict[str, Decision]
+
+
 class Ledger:
     """One writer's access to the record. Not to be shared between threads."""
 
-    def __init__(self, database: Database, own_id: str | None) -> None:
-        """Read studios, keys and plans. `own_id` is our company id where the platform sends that instead."""
+    def __init__(self, database: Database, own_id: str | None, budget_ms: int = DEFAULT_BUDGET_MS) -> None:
+        """Read studios, keys and plans. `own_id` is our company id where the platform sends that instead.
+
+        `budget_ms` is what a check-in has until its answer; no statement may take up much of it.
+        """
         self._database = database
         self._own_id = own_id
+        self._budget_ms = budget_ms
+        # Check-ins whose members another ledger had locked.
+        self._waiting: list[Ticket] = []
+        self._doubt: Doubt | None = None
+        # Decisions that turned out to be recorded after their check-ins had been answered as undecided.
+        self._overtaken: set[str] = set()
         self._answers: list[Answer] = []
         self._undecided: list[Entry] = []
         self._reversals: list[str] = []
@@ -91,22 +102,28 @@ class Ledger:
         """Decide check-ins and record them, and how earlier answers left; returns when that is on disk.
 
         There is one decision for each ticket, in no particular order, whatever the database does: what
-        cannot be decided, or not in time, is undecided. Raises DiskFailedError, after which this ledger
-        must not be used.
+        cannot be decided, or not in time, is undecided. Those `waiting` for another ledger get theirs from a
+        later call. Raises DiskFailedError, after which this ledger must not be used.
         """
         self._answers += answers
         self._limit_news()
+        batch, self._waiting = self._waiting + batch, []
         decisions = self._process(batch)
-        if len(decisions) != len(batch):
+        if len(decisions) + len(self._waiting) != len(batch):
             raise AssertionError("a ticket got lost")
         return decisions
+
+    @property
+    def waiting(self) -> bool:
+        """Whether check-ins wait for another ledger; call `process` again soon."""
+        return bool(self._waiting)
 
     def flush(self) -> None:
         """Write what is left to record of earlier answers, with some patience for a locked database."""
         give_up_at = clock.monotonic() + FLUSH_PATIENCE_S
         while self.has_news and clock.monotonic() < give_up_at:
             self._process([])
-            clock.sleep(LOCK_RETRY_S)
+            clock.sleep(RETRY_S)
 
     def close(self) -> None:
         """Close the connection."""
@@ -116,27 +133,45 @@ class Ledger:
                 connection.close()
 
     def _process(self, batch: list[Ticket]) -> list[Decision]:
-        late: list[Decision] = []
+        done: list[Decision] = []
         while True:
             now = clock.monotonic()
-            late += [self._not_decided(ticket) for ticket in batch if ticket.deadline <= now]
+            done += [self._not_decided(ticket) for ticket in batch if ticket.deadline <= now]
             batch = [ticket for ticket in batch if ticket.deadline > now]
+            connected_before = self._connection is not None
             try:
-                return late + self._commit(batch)
+                if self._doubt is not None:
+                    recorded = self._settle(self._doubt)
+                    done += [recorded.pop(ticket.checkin.id) for ticket in batch if ticket.checkin.id in recorded]
+                    batch = [ticket for ticket in batch if ticket.checkin.id not in {ruled.id for ruled in done}]
+                    self._overtaken |= recorded.keys()
+                return done + self._commit(batch)
             except DiskFailedError:
                 self.close()
                 raise
             except Exception as error:
-                if is_locked(error):
+                fault = self._database.fault(error)
+                if fault is Fault.BUSY:
                     if not batch:
-                        return late  # what there is to write goes with the next batch
-                    clock.sleep(LOCK_RETRY_S)
+                        return done  # what there is to write goes with the next batch
+                    clock.sleep(RETRY_S)
                     continue
                 self.close()
-                if sqlite_code(error) in NOT_WRITABLE:
+                if fault is Fault.UNAVAILABLE:
+                    if connected_before:  # perhaps only this connection is gone
+                        continue
                     self._complain(error)
-                    return late + [self._not_decided(ticket) for ticket in batch]
-                return late + self._isolate(batch, error)
+                    return done + [self._not_decided(ticket) for ticket in batch]
+                return done + self._isolate(batch, error)
+
+    def _settle(self, doubt: Doubt) -> dict[str, Decision]:
+        """What was recorded by a commit whose reply got lost. Raises BusyError while that is still under way."""
+        with self._transaction() as connection:
+            if self._database.is_running(connection, doubt.transaction):
+                raise BusyError("a commit is still under way")
+            recorded = {decision_id for (decision_id,) in _recorded(connection, doubt.decisions)}
+        self._doubt = None
+        return {decision_id: doubt.decisions[decision_id] for decision_id in recorded}
 
     def _isolate(self, batch: list[Ticket], error: Exception) -> list[Decision]:
         """A fault spoils only its own check-in: what else there is to write is tried without it, one by one."""
@@ -182,56 +217,79 @@ class Ledger:
         """Decide a batch in one transaction; when this returns, all of it is on disk."""
         if not (batch or self.has_news):
             return []
-        with self._transaction() as connection:
+        entries: list[Entry] = []
+        busy: list[Ticket] = []
+        answers = [
+            answer._replace(undelivered=True) if answer.decision_id in self._overtaken else answer
+            for answer in self._answers
+        ]
+        with self._transaction(entries) as connection:
             if directory.current_version(connection) != self._directory.version:
                 self._directory = directory.load(connection)
             # First what became of earlier answers: a visit that is taken back now counts no more.
-            _write(connection, self._undecided)
-            _insert_answers(connection, self._answers)
-            undelivered = [answer.decision_id for answer in self._answers if answer.undelivered]
-            reversals = self._reversals + undelivered
-            corrections.reverse_undelivered(connection, reversals[:MAX_REVERSALS])
-            checkins = [ticket.checkin for ticket in batch]
-            entries = self._decide(connection, checkins) if batch else []
-            _write(connection, entries)
-            self._key_use.note(connection, checkins)
-        self._reversals = reversals[MAX_REVERSALS:]
+            _write(connection, self._undecided, _insert_undecided)
+            _insert_answers(connection, answers)
+            reversals = self._reversals + [answer.decision_id for answer in answers if answer.undelivered]
+            not_yet = corrections.reverse_undelivered(connection, reversals[:MAX_REVERSALS])
+            if batch:
+                book = FactBook(
+                    connection, self._directory, [ticket.checkin for ticket in batch], self._own_id, lock=True
+                )
+                busy += [ticket for ticket in batch if book.is_busy(ticket.checkin)]
+                entries += _decided(book, [ticket.checkin for ticket in batch if not book.is_busy(ticket.checkin)])
+                _write(connection, entries)
+                self._key_use.note(connection, [entry.checkin for entry in entries])
+        self._waiting += busy
+        self._reversals = not_yet + reversals[MAX_REVERSALS:]
+        self._overtaken -= {answer.decision_id for answer in answers}
         self._answers.clear()
         self._undecided.clear()
         return [entry.decision for entry in entries]
 
-    def _decide(self, connection: Connection, checkins: list[CheckIn]) -> list[Entry]:
-        book = FactBook(connection, self._directory, checkins, self._own_id)
-        entries = []
-        for checkin in checkins:
-            facts = book.facts(checkin)
-            decision = decide(checkin, facts)
-            if decision.makes_visit and facts.member is not None:
-                book.add(decision, checkin, facts.member, facts.studio)
-            entries.append(Entry(checkin, decision, facts.member, facts.studio))
-        return entries
-
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _transaction(self, entries: Sequence[Entry] = ()) -> Iterator[Connection]:
+        """Commit at the end; `entries` are what is decided in it."""
         if self._connection is None:
-            self._connection = self._database.connect_writer()
-        transaction = self._connection.begin()
+            self._connection = self._database.connect_ledger(self._budget_ms)
+        connection = self._connection
+        transaction = connection.begin()
         try:
-            yield self._connection
+            yield connection
+            number = sequence.transaction_of(connection)
         except BaseException:
-            transaction.rollback()
+            with suppress(DBAPIError):  # the connection may be gone, and with it the transaction
+                transaction.rollback()
             raise
         started = clock.monotonic()
         try:
-            transaction.commit()
-        except DBAPIError as error:
-            if sqlite_code(error) == IOERR:
-                raise DiskFailedError(f"the disk did not make a commit durable: {error.orig}") from error
+            self._database.commit(transaction)
+        except CommitLostError:
+            if entries:
+                self._doubt = Doubt(number, {entry.decision.id: entry.decision for entry in entries})
             raise
         self.commit_s = clock.monotonic() - started
 
 
-def _write(connection: Connection, entries: list[Entry]) -> None:
+def _decided(book: FactBook, checkins: list[CheckIn]) -> list[Entry]:
+    entries = []
+    for checkin in checkins:
+        facts = book.facts(checkin)
+        decision = decide(checkin, facts)
+        if decision.makes_visit and facts.member is not None:
+            book.add(decision, checkin, facts.member, facts.studio)
+        entries.append(Entry(checkin, decision, facts.member, facts.studio))
+    return entries
+
+
+# Where the reply to a commit got lost, the same undecided check-ins and answers are written again.
+_insert_decisions = BulkInsert(schema.decisions)
+_insert_undecided = BulkInsert(schema.decisions, ignore_existing=True)
+_insert_answers = BulkInsert(schema.answers, ignore_existing=True)
+_insert_visits = BulkInsert(schema.visits)
+_recorded = BulkSelect(schema.decisions.c.id, among=schema.decisions.c.id)
+
+
+def _write(connection: Connection, entries: list[Entry], insert_decisions: BulkInsert = _insert_decisions) -> None:
     """Each decision, followed by the visit it made."""
     if not entries:
         return
@@ -242,13 +300,8 @@ def _write(connection: Connection, entries: list[Entry]) -> None:
         decision_rows.append(_decision_row(next(numbers), entry))
         if entry.decision.makes_visit:
             visit_rows.append(_visit_row(next(numbers), entry))
-    _insert_decisions(connection, decision_rows)
+    insert_decisions(connection, decision_rows)
     _insert_visits(connection, visit_rows)
-
-
-_insert_decisions = BulkInsert(schema.decisions)
-_insert_visits = BulkInsert(schema.visits)
-_insert_answers = BulkInsert(schema.answers)
 
 
 def _decision_row(seq: int, entry: Entry) -> tuple[object, ...]:

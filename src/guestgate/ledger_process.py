@@ -17,17 +17,20 @@ import structlog
 from guestgate import clock
 from guestgate.checkpoints import Checkpoints
 from guestgate.child_process import ChildProcess, settle_in
-from guestgate.database import Database
+from guestgate.database import Database, DiskFailedError
 from guestgate.errors import OperationError
-from guestgate.ledger import Answer, DiskFailedError, Ledger, Ticket
+from guestgate.ledger import Answer, Ledger, Ticket
 from guestgate.log import configure as configure_log
-from guestgate.model import CheckIn, Outcome, Reason, Ruling
+from guestgate.model import CheckIn, Decision, Outcome, Reason, Ruling
+from guestgate.sqlite import SqliteDatabase
 
 log = structlog.get_logger()
 
 GC_THRESHOLD = 50_000
 # What could not be recorded because of a lock or a full disk is tried again, also when nobody checks in.
 NEWS_RETRY_S = 0.25
+# Another server's transaction takes milliseconds.
+WAITING_RETRY_S = 0.001
 OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 REASONS = {reason.value: reason for reason in Reason}
 
@@ -39,6 +42,7 @@ class LedgerProcess:
         self,
         url: str,
         own_id: str | None,
+        budget_ms: int,
         deliver: Callable[[list[Ruling], float], None],
         failed: Callable[[], None],
     ) -> None:
@@ -47,7 +51,9 @@ class LedgerProcess:
         `failed` is called if the process ends.
         """
         self._deliver = deliver
-        self._child = ChildProcess(_main, (url, own_id), name="ledger", received=self._receive, lost=failed)
+        self._child = ChildProcess(
+            _main, (url, own_id, budget_ms), name="ledger", received=self._receive, lost=failed
+        )
         self.busy = True  # until it says that it is ready
         self._loop = asyncio.get_running_loop()
         self._sent_at = self._loop.time()
@@ -86,49 +92,57 @@ class LedgerProcess:
         ]
         self._child.send((tickets, [tuple(answer) for answer in answers]))
 
-    def _receive(self, message: tuple[list[tuple[str, str, str]] | None, float, bool]) -> None:
-        decisions, commit_s, behind = message
+    def _receive(self, message: tuple[list[tuple[str, str, str]], float, bool, bool]) -> None:
+        """Rulings, of the batch or of earlier ones, and whether the ledger takes the next batch."""
+        decisions, commit_s, behind, takes_more = message
         if not behind:
             self._behind_since = None
         elif self._behind_since is None:
             self._behind_since = self._loop.time()
-        if decisions is None:
-            return
-        self.busy = False
-        self._deliver(
-            [Ruling(checkin_id, OUTCOMES[outcome], REASONS[reason]) for checkin_id, outcome, reason in decisions],
-            commit_s,
-        )
+        if takes_more:
+            self.busy = False
+        if takes_more or decisions:
+            self._deliver(
+                [Ruling(checkin_id, OUTCOMES[outcome], REASONS[reason]) for checkin_id, outcome, reason in decisions],
+                commit_s,
+            )
 
     async def stop(self, patience_s: float) -> None:
         """Let the process write what is left and end."""
         await self._child.stop(patience_s)
 
 
-def _main(pipe: Pipe, url: str, own_id: str | None) -> None:
+def _main(pipe: Pipe, url: str, own_id: str | None, budget_ms: int) -> None:
     """The ledger's end: ends when the door closes the pipe, or with the door."""
     configure_log()
     settle_in("ledger")
-    database = Database(url, patience_ms=0, checkpoints=False)
+    database = Database.at(url, door=True)
     with database.in_use():  # also when the door is gone and what is left is being written
-        _decide(pipe, database, own_id)
+        _decide(pipe, database, Ledger(database, own_id, budget_ms))
 
 
-def _decide(pipe: Pipe, database: Database, own_id: str | None) -> None:
-    ledger = Ledger(database, own_id)
-    checkpoints = Checkpoints(database)
-    checkpoints.start()
+def _decide(pipe: Pipe, database: Database, ledger: Ledger) -> None:
+    checkpoints = Checkpoints(database) if isinstance(database, SqliteDatabase) else None
+    if checkpoints is not None:
+        checkpoints.start()
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
+
+    def tell(decisions: list[Decision], takes_more: bool) -> None:
+        rulings = [(decision.id, decision.outcome.value, decision.reason.value) for decision in decisions]
+        pipe.send((rulings, ledger.commit_s, ledger.has_news, takes_more))
+
     try:
-        pipe.send(([], 0.0, False))
+        tell([], True)
         while True:
-            while ledger.has_news and not pipe.poll(NEWS_RETRY_S):
-                ledger.process([], [])
-                pipe.send((None, ledger.commit_s, ledger.has_news))
+            while (ledger.waiting or ledger.has_news) and not pipe.poll(
+                WAITING_RETRY_S if ledger.waiting else NEWS_RETRY_S
+            ):
+                tell(ledger.process([], []), False)
             batch, answers = pipe.recv()
-            checkpoints.let_through()
+            if checkpoints is not None:
+                checkpoints.let_through()
             decisions = ledger.process(
                 [
                     Ticket(CheckIn(checkin_id, clock.from_ms(received_at_ms), *rest), deadline)
@@ -136,13 +150,13 @@ def _decide(pipe: Pipe, database: Database, own_id: str | None) -> None:
                 ],
                 [Answer(*answer) for answer in answers],
             )
-            rulings = [(decision.id, decision.outcome.value, decision.reason.value) for decision in decisions]
-            pipe.send((rulings, ledger.commit_s, ledger.has_news))
+            tell(decisions, True)
     except DiskFailedError as error:
         log.critical("stopping", error=str(error))
     except (EOFError, ConnectionError):  # the door has closed the pipe, or ended
         ledger.flush()
-        checkpoints.stop()
+        if checkpoints is not None:
+            checkpoints.stop()
     except Exception as error:
         log.critical("the ledger failed and ends", exc_info=error)
     ledger.close()

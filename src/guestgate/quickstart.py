@@ -159,10 +159,10 @@ def run(seconds: int | None, *, quiet: bool = False) -> dict[str, Any]:
 @contextlib.contextmanager
 def _serving(folder: Path) -> Iterator[Gate]:
     """A server with demo studios, plans and members, ended again at the end."""
-    config = starter.write(folder, CONTRACT_AGGREGATOR_ID)["config"]
+    config = Path(starter.write(folder, CONTRACT_AGGREGATOR_ID)["config"])
     cert, key = make_certificate(folder)
     port = _free_port()
-    keys = _populate(Database(settings.load(config).database))
+    keys = _populate(Database.at(settings.load(config).database))
     gate = Gate(f"https://localhost:{port}/checkin-validation", cert, keys)
     command = [sys.executable, "-m", "guestgate", "serve", "--json", "--config", str(config)]
     command += ["--host", "localhost", "--port", str(port), "--tls-cert", str(cert), "--tls-key", str(key)]
@@ -197,7 +197,7 @@ def _await_server(server: subprocess.Popen[bytes], port: int, cert: Path, log: P
 def _populate(database: Database) -> dict[str, str]:
     """Demo content; returns each studio's key."""
     keys = {}
-    file = database.path.parent / "plans.toml"
+    file = Path(database.name).parent / "plans.toml"
     file.write_text(PLANS, "utf-8")
     rows = [
         MemberRow(number, f"m-{1000 + number}", {"plan": plan, "status": status}, (700_000 + number,))

@@ -20,9 +20,16 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.types import TypeEngine
 
 # SQLite keeps rows in the order of a primary key only in a column of type INTEGER.
 Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+
+def Code(length: int) -> TypeEngine[str]:  # noqa: N802 - it stands for a type
+    """A text that is compared byte by byte on every database, whatever the server's language."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
 
 metadata = MetaData(
     naming_convention={
@@ -46,17 +53,29 @@ feed = Table(
     "feed",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("timeline", String(16), nullable=False),
+    Column("timeline", Code(16), nullable=False),
     Column("seq", BigInteger, nullable=False),
+)
+
+# Only on PostgreSQL, one row: what makes a transaction's number one of the feed's, and where this database
+# lives, so that a copy of it is noticed (see `sequence`).
+cluster = Table(
+    "cluster",
+    MetaData(naming_convention=metadata.naming_convention),
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("base", BigInteger, nullable=False),
+    Column("home", Text, nullable=False),
+    Column("wal_timeline", Integer, nullable=False),
+    Column("oldest_user", Code(32), nullable=False),  # the oldest revision whose guestgate works with this schema
 )
 
 # Who may use the admin listener; the tokens themselves are never stored.
 tokens = Table(
     "tokens",
     metadata,
-    Column("sha256", String(64), primary_key=True),
-    Column("name", String(255), nullable=False),
-    Column("role", String(16), nullable=False),
+    Column("sha256", Code(64), primary_key=True),
+    Column("name", Code(255), nullable=False),
+    Column("role", Code(16), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("expires_at_ms", BigInteger),
     Column("revoked_at_ms", BigInteger),
@@ -68,9 +87,9 @@ changes = Table(
     metadata,
     Column("seq", Sequence, primary_key=True, autoincrement=False),
     Column("at_ms", BigInteger, nullable=False),
-    Column("who", String(255), nullable=False),
-    Column("action", String(32), nullable=False),  # member.changed, key.revoked, …
-    Column("subject", String(255), nullable=False, index=True),  # the id of what was changed
+    Column("who", Code(255), nullable=False),
+    Column("action", Code(32), nullable=False),  # member.changed, key.revoked, …
+    Column("subject", Code(255), nullable=False, index=True),  # the id of what was changed
     Column("before", Text),  # JSON object of what differs; null where there was nothing
     Column("after", Text),  # JSON object of what differs; null where nothing is left
 )
@@ -78,9 +97,9 @@ changes = Table(
 studios = Table(
     "studios",
     metadata,
-    Column("id", String(255), primary_key=True),
+    Column("id", Code(255), primary_key=True),
     Column("name", Text, nullable=False),
-    Column("timezone", String(64), nullable=False),
+    Column("timezone", Code(64), nullable=False),
     Column("tags", Text, nullable=False),  # JSON list, sorted
     Column("active", Boolean, nullable=False),
     Column("test", Boolean, nullable=False),
@@ -91,9 +110,9 @@ studios = Table(
 keys = Table(
     "keys",
     metadata,
-    Column("sha256", String(64), primary_key=True),
-    Column("kind", String(16), primary_key=True),
-    Column("studio_id", ForeignKey("studios.id"), nullable=False, index=True),
+    Column("sha256", Code(64), primary_key=True),
+    Column("kind", Code(16), primary_key=True),
+    Column("studio_id", Code(255), ForeignKey("studios.id"), nullable=False, index=True),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("expires_at_ms", BigInteger),
     Column("revoked_at_ms", BigInteger),
@@ -103,7 +122,7 @@ keys = Table(
 plans = Table(
     "plans",
     metadata,
-    Column("id", String(255), primary_key=True),
+    Column("id", Code(255), primary_key=True),
     Column("version", Integer, nullable=False),
     Column("removed_at_ms", BigInteger),
 )
@@ -112,7 +131,7 @@ plans = Table(
 plan_versions = Table(
     "plan_versions",
     metadata,
-    Column("plan_id", ForeignKey("plans.id"), primary_key=True),
+    Column("plan_id", Code(255), ForeignKey("plans.id"), primary_key=True),
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("document", Text, nullable=False),  # JSON, as in the plans file
     Column("applied_at_ms", BigInteger, nullable=False),
@@ -121,15 +140,15 @@ plan_versions = Table(
 members = Table(
     "members",
     metadata,
-    Column("id", String(255), primary_key=True),
-    Column("plan_id", ForeignKey("plans.id"), nullable=False, index=True),
-    Column("status", String(16), nullable=False),
-    Column("valid_from", String(10)),
-    Column("valid_until", String(10)),
-    Column("cycle_anchor", String(10)),
+    Column("id", Code(255), primary_key=True),
+    Column("plan_id", Code(255), ForeignKey("plans.id"), nullable=False, index=True),
+    Column("status", Code(16), nullable=False),
+    Column("valid_from", Code(10)),
+    Column("valid_until", Code(10)),
+    Column("cycle_anchor", Code(10)),
     Column("profile", Text, nullable=False),  # JSON object: first_name, … (personal data)
     Column("updated_at_ms", BigInteger, nullable=False),
-    Column("pseudonym", String(64)),  # set while the member is being forgotten
+    Column("pseudonym", Code(64)),  # set while the member is being forgotten
 )
 
 # The platform's customers, each linked to one member; a member may have one at every gym chain.
@@ -137,7 +156,7 @@ customers = Table(
     "customers",
     metadata,
     Column("customer_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("member_id", ForeignKey("members.id"), nullable=False, index=True),
+    Column("member_id", Code(255), ForeignKey("members.id"), nullable=False, index=True),
     Column("linked_at_ms", BigInteger, nullable=False),
 )
 
@@ -145,21 +164,21 @@ decisions = Table(
     "decisions",
     metadata,
     Column("seq", Sequence, primary_key=True, autoincrement=False),
-    Column("id", String(36), nullable=False, unique=True),
+    Column("id", Code(36), nullable=False, unique=True),
     Column("received_at_ms", BigInteger, nullable=False),
-    Column("studio_id", String(255), nullable=False),
-    Column("member_id", String(255)),
-    Column("aggregator_id", String(255), nullable=False),
+    Column("studio_id", Code(255), nullable=False),
+    Column("member_id", Code(255)),
+    Column("aggregator_id", Code(255), nullable=False),
     Column("customer_id", BigInteger, nullable=False),
-    Column("outcome", String(16), nullable=False),
-    Column("reason", String(32), nullable=False),
+    Column("outcome", Code(16), nullable=False),
+    Column("reason", Code(32), nullable=False),
     Column("limit_use", Text),  # JSON {max, per, scope, used}
     Column("next_allowed_at_ms", BigInteger),
-    Column("visit_id", String(36)),
-    Column("plan_id", String(255)),
+    Column("visit_id", Code(36)),
+    Column("plan_id", Code(255)),
     Column("plan_version", Integer),
     Column("stand_in", Boolean, nullable=False),
-    Column("key_fingerprint", String(16), nullable=False),
+    Column("key_fingerprint", Code(16), nullable=False),
 )
 
 # A check-in that made a visit is found through the visit, which bears its id; so only the others need an
@@ -177,7 +196,7 @@ Index(
 answers = Table(
     "answers",
     metadata,
-    Column("decision_id", String(36), primary_key=True),
+    Column("decision_id", Code(36), primary_key=True),
     Column("http_status", Integer),  # null: the caller was gone, nothing was sent
     Column("answer_ms", Float, nullable=False),
     Column("undelivered", Boolean, nullable=False),
@@ -189,17 +208,17 @@ visits = Table(
     "visits",
     metadata,
     Column("seq", Sequence, primary_key=True, autoincrement=False),
-    Column("id", String(36), nullable=False, unique=True),
-    Column("member_id", String(255), nullable=False),
-    Column("studio_id", String(255), nullable=False),
+    Column("id", Code(36), nullable=False, unique=True),
+    Column("member_id", Code(255), nullable=False),
+    Column("studio_id", Code(255), nullable=False),
     Column("at_ms", BigInteger, nullable=False),
-    Column("local_date", String(10), nullable=False),  # at the studio, ISO 8601
+    Column("local_date", Code(10), nullable=False),  # at the studio, ISO 8601
     Column("tags", Text, nullable=False),  # the studio's, as they were: JSON list, sorted
     Column("test", Boolean, nullable=False),
-    Column("state", String(16), nullable=False),
+    Column("state", Code(16), nullable=False),
     Column("reversed_why", Text),
-    Column("source", String(16), nullable=False),
-    Column("plan_id", String(255)),
+    Column("source", Code(16), nullable=False),
+    Column("plan_id", Code(255)),
     Column("plan_version", Integer),
     Index(None, "member_id", "local_date"),
 )
@@ -209,9 +228,9 @@ visit_changes = Table(
     "visit_changes",
     metadata,
     Column("seq", Sequence, primary_key=True, autoincrement=False),
-    Column("visit_id", String(36), nullable=False, index=True),
+    Column("visit_id", Code(36), nullable=False, index=True),
     Column("changed_at_ms", BigInteger, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("who", String(255), nullable=False),
+    Column("state", Code(16), nullable=False),
+    Column("who", Code(255), nullable=False),
     Column("why", Text, nullable=False),
 )

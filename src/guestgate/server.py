@@ -43,7 +43,7 @@ def serve(settings: Settings) -> None:
     """Answer the platform until SIGTERM or SIGINT. Raises UsageError before anything is opened."""
     _check(settings)
     admin_address(settings)
-    database = Database.open(settings.database, patience_ms=0, checkpoints=False)
+    database = Database.open(settings.database, door=True, pooled=True)
     with database.in_use():
         healthy = uvloop.run(_Server(settings, database).run())
     if not healthy:
@@ -116,7 +116,13 @@ class _Server:
         self._address().check_free()
         studios = DirectoryFollower(self._database)
         metrics = DoorMetrics()
-        authorizer = Authorizer(self._settings.database, self._settings.aggregator_id, self._fail, metrics)
+        authorizer = Authorizer(
+            self._settings.database,
+            self._settings.aggregator_id,
+            self._settings.answer_budget_ms,
+            self._fail,
+            metrics,
+        )
         endpoint = Endpoint(
             authorizer,
             studios,

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from guestgate import toml_lines
-from guestgate.database import parse_url
+from guestgate import sqlite, toml_lines
+from guestgate.database import check_url, is_postgres
 from guestgate.errors import UsageError
 from guestgate.toml_lines import dotted, line_of, sentence
 
@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     @classmethod
     def _database(cls, url: str) -> str:
         try:
-            parse_url(url)
+            check_url(url)
         except UsageError as error:
             raise ValueError(str(error).removeprefix("database: ")) from None
         return url
@@ -119,11 +119,9 @@ def _explain(
 
 def _anchored(settings: Settings, folder: Path, options: dict[str, Any]) -> Settings:
     """Paths of file and environment start at the file's folder, those of options at the current one."""
-    url = parse_url(settings.database)
     changes: dict[str, Any] = {}
-    assert url.database is not None
-    base = Path.cwd() if "database" in options else folder
-    changes["database"] = url.set(database=str(base / url.database)).render_as_string(hide_password=False)
+    if not is_postgres(settings.database):
+        changes["database"] = sqlite.anchored(settings.database, Path.cwd() if "database" in options else folder)
     for name in ("tls_cert", "tls_key"):
         value: Path | None = getattr(settings, name)
         if value is not None:

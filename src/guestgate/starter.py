@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from guestgate import settings
-from guestgate.database import Database
+from guestgate.database import Database, check_url
 from guestgate.errors import GuestgateError, UsageError
 from guestgate.studios import check_id
 
+DATABASE = "sqlite:///guestgate.db"
 CONFIG = """\
 # guestgate's settings. Everything may be left out; what stands here is the default.
 # An environment variable wins over this file: GUESTGATE_ANSWER_BUDGET_MS=300. A command's option wins over both.
 # Paths are relative to this file.
 
-# Where the record is kept: a file, three slashes for a relative path and four for an absolute one.
+# Where the record is kept: a file, three slashes for a relative path and four for an absolute one; or, for
+# several servers, postgresql://USER:PASSWORD@HOST/DATABASE (rather in GUESTGATE_DATABASE than in this file).
 database = "sqlite:///guestgate.db"
 
 # Your company's id at the platform. Set it if the platform sends this same id in every check-in; the member is
@@ -50,7 +53,7 @@ database = "sqlite:///guestgate.db"
 # What is logged: "debug" (every answer, by decision id), "info" or "warning".
 # log_level = "info"
 
-# Only with several machines on one PostgreSQL, which this version does not have yet.
+# Only with PostgreSQL: how many processes answer on this machine.
 # workers = 1
 # stand_in = "snapshot"
 # stand_in_max_age_s = 3600
@@ -82,12 +85,14 @@ payable = "per_visit"         # or "per_member_day", the default: one visit a da
 """
 
 
-def write(directory: Path, aggregator_id: str | None = None) -> dict[str, Path]:
+def write(directory: Path, aggregator_id: str | None = None, database_url: str | None = None) -> dict[str, str]:
     """Write configuration and example plans, create the database; nothing that exists is overwritten."""
     config, plans = directory / "guestgate.toml", directory / "plans.toml"
     for path in (config, plans):
         if path.exists():
             raise UsageError(f"{path} exists already; init overwrites nothing")
+    if database_url is not None:
+        check_url(database_url)
     line = '# aggregator_id = "your-company-id"'
     if aggregator_id is not None:
         check_id(aggregator_id, "--aggregator-id")
@@ -95,9 +100,13 @@ def write(directory: Path, aggregator_id: str | None = None) -> dict[str, Path]:
         line = f'aggregator_id = "{escaped}"'
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        config.write_text(CONFIG.replace("{aggregator_id}", line), "utf-8")
+        text = CONFIG.replace("{aggregator_id}", line)
+        if database_url is not None:
+            text = text.replace(f'database = "{DATABASE}"', f"database = {json.dumps(database_url)}")
+            config.touch(mode=0o600)  # the URL may have a password
+        config.write_text(text, "utf-8")
         plans.write_text(PLANS, "utf-8")
-        database = Database(settings.load(config).database)
+        database = Database.at(settings.load(config).database)
         database.upgrade()
     except OSError as error:
         raise UsageError(f"{directory}: {error.strerror}") from None
@@ -105,4 +114,4 @@ def write(directory: Path, aggregator_id: str | None = None) -> dict[str, Path]:
         config.unlink()
         plans.unlink()
         raise
-    return {"config": config, "plans": plans, "database": database.path}
+    return {"config": str(config), "plans": str(plans), "database": database.name}

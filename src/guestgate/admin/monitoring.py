@@ -20,6 +20,7 @@ from guestgate import __version__, clock, expiry, schema, sequence, studios
 from guestgate.admin.access import router
 from guestgate.admin.context import Context
 from guestgate.errors import GuestgateError
+from guestgate.sqlite import SqliteDatabase
 from guestgate.tokens import Role
 
 reading, anybody = router(Role.VIEWER), APIRouter()
@@ -109,6 +110,8 @@ class _Figures(Collector):
 
     def _files(self) -> Iterator[Metric]:
         database = self._context.database
+        if not isinstance(database, SqliteDatabase):
+            return
         for name, what, path in (
             ("guestgate_database_bytes", "The database file.", database.path),
             ("guestgate_database_log_bytes", "Its write-ahead log.", database.wal_path),
@@ -120,6 +123,9 @@ class _Figures(Collector):
 
 
 def _recorded(connection: Connection) -> Iterator[Metric]:
+    if connection.dialect.name != "sqlite":
+        size = connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one()
+        yield _gauge("guestgate_database_bytes", "The database file.", size)
     _, last = sequence.position(connection)
     yield _gauge("guestgate_recorded_rows", "The last number of the event feed.", last)
     active = connection.execute(select(schema.studios.c.active)).scalars().all()

@@ -29,7 +29,7 @@ def backup_command(
 
     [dim]guestgate backup /backups/guestgate-$(date +%F).db[/dim]
     """
-    database = open_database(config)
+    database = backup.file_of(open_database(config))
     with progress_bar("copying", 0) as progress:
         copy = backup.backup(database, file, progress)
     if as_json:
@@ -51,7 +51,7 @@ def restore_command(
 
     [dim]guestgate restore /backups/guestgate-2026-11-23.db && guestgate db check[/dim]
     """
-    database = Database(settings.load(config).database)
+    database = backup.file_of(Database.at(settings.load(config).database))
     with progress_bar("copying", 0) as progress:
         done = backup.restore(database, file, who(), progress)
     kept = str(done.kept) if done.kept else None

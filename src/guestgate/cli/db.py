@@ -18,8 +18,12 @@ app = typer.Typer(help="Care of the database.", no_args_is_help=True)
 
 @app.command()
 def upgrade(config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Bring the database to this version's schema. Stop the server first, and keep a copy."""
-    before, after = Database(settings.load(config).database).upgrade()
+    """Bring the database to this version's schema, and keep a copy of it first.
+
+    On SQLite stop the server. On PostgreSQL servers may go on, several may upgrade at once, and partitions
+    for the coming months are made.
+    """
+    before, after = Database.at(settings.load(config).database).upgrade()
     if as_json:
         show({"before": before, "after": after}, as_json)
     elif before == after:
@@ -82,7 +86,7 @@ def compact(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
     Stop the server first. For the moment it needs as much room again as the database takes.
     """
-    before, after = backup.compact(open_database(config))
+    before, after = backup.compact(backup.file_of(open_database(config)))
     if as_json:
         show({"bytes_before": before, "bytes_after": after}, as_json)
     else:

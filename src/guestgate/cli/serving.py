@@ -42,6 +42,12 @@ def init(
     aggregator_id: Annotated[
         str | None, typer.Option("--aggregator-id", metavar="ID", help="Your company's id at the platform.")
     ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database", metavar="URL", help="postgresql://… for several servers.", show_default="a file in DIR"
+        ),
+    ] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -51,7 +57,7 @@ def init(
     """
     if config is not None:
         raise UsageError("init writes guestgate.toml into DIR; leave --config out")
-    files = starter.write(directory, aggregator_id)
+    files = starter.write(directory, aggregator_id, database)
     if as_json:
         show({name: str(path) for name, path in files.items()}, as_json)
         return

@@ -1,0 +1,299 @@
+"""PostgreSQL: one record for several servers.
+
+Check-ins are written under the locks of their members' rows (`guestgate.locks`), so any number of servers
+decide at once. Whoever else writes holds one advisory lock, so that among them everything is as on SQLite:
+one at a time. All settings are made within the transactions, so that a pooler may hand out connections per
+transaction.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from types import ModuleType
+from typing import Any
+
+from sqlalchemy import Connection, RootTransaction, create_engine, event
+from sqlalchemy.exc import DBAPIError, TimeoutError
+from sqlalchemy.pool import NullPool
+
+from guestgate import database, partitions, schema, sequence
+from guestgate.database import PATIENCE_MS, SYSTEM, CommitLostError, Database, Fault, cause_of
+from guestgate.errors import OperationError, UsageError
+
+OLDEST_SERVER = 15
+POOL: dict[str, Any] = {"pool_size": 4, "max_overflow": 12, "pool_timeout": 10, "pool_pre_ping": True}
+CONNECT_S = 3
+# Whoever holds a lock and says nothing more is ended, so that one stopped process stops nobody else for long.
+IDLE_MS, LEDGER_IDLE_MS = 60_000, 2_000
+# Ours among the advisory locks of this database.
+WRITER_LOCK, SCHEMA_LOCK = "1869571429, 1", "1869571429, 2"
+# What libpq is told where the URL says nothing else. A dead network is noticed within seconds.
+CONNECTION = {
+    "application_name": "guestgate",
+    "client_encoding": "UTF8",
+    "connect_timeout": str(CONNECT_S),
+    "target_session_attrs": "read-write",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "5000",
+}
+PREPARE, PREPARE_AFTER = "prepare_threshold", "5"
+# Classes and codes of SQLSTATE: somebody else is first, or the server cannot write now.
+BUSY = ("40001", "40P01", "55P03")
+UNAVAILABLE = ("08", "25006", "53", "57P", "58")
+
+
+class PostgresDatabase(Database):
+    """A database on a server."""
+
+    hold_s = 0.02
+    leave_free = 0.0
+
+    def __init__(self, url: str, *, pooled: bool = False) -> None:
+        """Prepare, without connecting. Raises UsageError for a URL that cannot work, or without the driver."""
+        self.driver = driver()
+        self.parameters, self._prepare_threshold = parse_url(self.driver, url)
+        self.name = f"PostgreSQL at {self.parameters.get('host', 'localhost')}"
+        if "dbname" in self.parameters:
+            self.name = f"{self.parameters['dbname']} on {self.name}"
+        self.engine = create_engine(
+            "postgresql+psycopg://",
+            creator=self._connect,
+            **(POOL if pooled else {"poolclass": NullPool}),
+            use_native_hstore=False,
+            hide_parameters=True,  # they may be personal, and errors are logged
+        )
+        event.listen(self.engine, "begin", self._begin)
+
+    def _connect(self) -> Any:
+        connection = self.driver.connect(
+            **self.parameters,
+            autocommit=True,  # transactions begin where `_begin` says
+            prepare_threshold=self._prepare_threshold,
+        )
+        # Whole numbers always as the same type, so that a statement is prepared once for all of them.
+        numeric = importlib.import_module("psycopg.types.numeric")
+        connection.adapters.register_dumper(int, numeric.Int8Dumper)
+        return connection
+
+    def _begin(self, connection: Connection) -> None:
+        options = connection.get_execution_options()
+        sequence.forget_numbers(connection)
+        connection.exec_driver_sql(options.get("guestgate_begin", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+
+    def connect_writer(self, who: str = SYSTEM) -> Connection:
+        """A connection whose transactions run one after the other, on whatever machine."""
+        begin = (
+            f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {PATIENCE_MS}; "
+            f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}; "
+            f"SELECT pg_advisory_xact_lock({WRITER_LOCK})"
+        )
+        return self.engine.connect().execution_options(guestgate_begin=begin, guestgate_who=who)
+
+    def connect_ledger(self, budget_ms: int) -> Connection:
+        """A connection whose transactions take no lock but those of members' rows.
+
+        Their commits are made durable even where the server's default is not to wait for that.
+        """
+        connection = self.engine.connect()
+        try:
+            waits = connection.exec_driver_sql("SHOW synchronous_commit").scalar_one()
+            connection.rollback()
+        except BaseException:
+            connection.close()
+            raise
+        begin = (
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "
+            f"SET LOCAL statement_timeout = {budget_ms // 2}; SET LOCAL lock_timeout = {budget_ms // 4}; "
+            f"SET LOCAL idle_in_transaction_session_timeout = {LEDGER_IDLE_MS}"
+        )
+        if waits == "off":
+            begin += "; SET LOCAL synchronous_commit = on"
+        return connection.execution_options(guestgate_begin=begin)
+
+    def commit(self, transaction: RootTransaction) -> None:
+        """Commit, without a time limit: a time-out there would cancel the wait for a standby, not the commit."""
+        try:
+            transaction.connection.exec_driver_sql("SET LOCAL statement_timeout = 0; COMMIT")
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise CommitLostError(f"the connection broke during a commit: {error.orig}") from error
+            raise
+        transaction.commit()  # SQLAlchemy's part of it; the server has nothing left to do
+
+    def is_running(self, connection: Connection, transaction: int | None) -> bool:
+        """Asks the server, which also knows those of connections that broke."""
+        status = connection.exec_driver_sql(
+            "SELECT pg_xact_status(%(number)s::text::xid8) "
+            "WHERE %(number)s::text::xid8 < pg_snapshot_xmax(pg_current_snapshot())",
+            {"number": str(transaction or 0)},
+        ).scalar_one_or_none()
+        return bool(status == "in progress")
+
+    def driver_fault(self, error: Exception) -> Fault:
+        """By the SQLSTATE, and where there is none by whether the connection is gone."""
+        if isinstance(error, TimeoutError):
+            return Fault.UNAVAILABLE
+        code = getattr(cause_of(error), "sqlstate", None) or ""
+        if code in BUSY:
+            return Fault.BUSY
+        lost = isinstance(error, DBAPIError) and (error.connection_invalidated or not code)
+        lost = lost and isinstance(cause_of(error), self.driver.OperationalError)
+        return Fault.UNAVAILABLE if lost or code.startswith(UNAVAILABLE) else Fault.OTHER
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """One sentence for what the server or the network says."""
+        try:
+            yield
+        except (DBAPIError, TimeoutError, self.driver.Error) as error:
+            raise OperationError(f"{self.name} could not be used: {sentence(cause_of(error))}") from error
+
+    def erase_traces(self, patience_s: float) -> bool:  # noqa: ARG002
+        """The server's own vacuum does that when nobody can see the old rows any more."""
+        return True
+
+    def check_usable(self) -> None:
+        """Raise UsageError where the server, its database, our rights there or the schema will not do."""
+        with self._asking() as connection:
+            self._check_server(connection)
+        self.check_schema()
+        with self._asking() as connection:
+            self._check_rights(connection)
+            if sequence.is_foreign(connection):
+                raise UsageError(
+                    f"{self.name} was filled from a dump of another one: run guestgate db upgrade, which begins a "
+                    "new timeline for the event feed"
+                )
+
+    @contextmanager
+    def _asking(self) -> Iterator[Connection]:
+        """A look at the server before anything is served."""
+        try:
+            with self.engine.connect() as connection, connection.begin():
+                yield connection
+        except (DBAPIError, self.driver.Error) as error:
+            raise UsageError(f"database: {self.name} cannot be used: {sentence(cause_of(error))}") from None
+
+    def _check_server(self, connection: Connection) -> None:
+        version = connection.connection.driver_connection.info.server_version // 10_000  # type: ignore[union-attr]
+        if version < OLDEST_SERVER:
+            raise UsageError(
+                f"database: {self.name} is PostgreSQL {version}; guestgate needs {OLDEST_SERVER} or newer"
+            )
+        encoding, standby, read_only = connection.exec_driver_sql(
+            "SELECT current_setting('server_encoding'), pg_is_in_recovery(), "
+            "current_setting('default_transaction_read_only')::boolean"
+        ).one()
+        if encoding != "UTF8":
+            raise UsageError(
+                f"database: {self.name} has the encoding {encoding}; names need UTF8: "
+                "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+            )
+        if standby or read_only:
+            what = "is a standby, which cannot write" if standby else "is read-only by default"
+            raise UsageError(f"database: {self.name} {what}; give the primary, or all hosts")
+
+    def _check_rights(self, connection: Connection) -> None:
+        for table in (*schema.metadata.sorted_tables, schema.cluster):
+            missing = [
+                right
+                for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
+                if not connection.exec_driver_sql(
+                    "SELECT has_table_privilege(%s, %s)", (table.name, right)
+                ).scalar_one()
+            ]
+            if missing:
+                user = connection.exec_driver_sql("SELECT current_user").scalar_one()
+                raise UsageError(
+                    f"database: {self.name}: role {user} may not {', '.join(missing)} in {table.name}; "
+                    "examples/postgres-roles.sql gives what guestgate needs"
+                )
+
+    def schema_version(self) -> str | None:
+        """The schema revision; None where there is none."""
+        with self._asking() as connection:
+            if connection.exec_driver_sql("SELECT to_regclass('alembic_version')").scalar_one() is None:
+                return None
+            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one_or_none()
+            return None if found is None else str(found)
+
+    def oldest_user(self) -> str | None:
+        """What the guestgate that made the schema wrote down about older ones."""
+        with suppress(DBAPIError), self.engine.connect() as connection:
+            return str(connection.exec_driver_sql("SELECT oldest_user FROM cluster").scalar_one())
+        return None
+
+    def upgrade(self) -> tuple[str | None, str]:
+        """Create the schema or bring it up to date; several may try at once."""
+        with self._asking() as connection:
+            self._check_server(connection)
+        begin = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"
+        with self.explained(), self.engine.connect() as connection:
+            connection = connection.execution_options(guestgate_begin=begin)  # noqa: PLW2901
+            with connection.begin():
+                before = self.known_version()
+                if before is None:
+                    self._create(connection)
+                else:
+                    database.migrate(connection)
+                if sequence.is_foreign(connection):
+                    sequence.settle_down(connection)
+                partitions.keep_ahead(connection, datetime.now(UTC))
+        after = self.schema_version()
+        assert after is not None
+        return before, after
+
+    def _create(self, connection: Connection) -> None:
+        """The schema as it is now: PostgreSQL never had an older one that would have to be passed through."""
+        where = "WHERE schemaname = current_schema()"
+        if connection.exec_driver_sql(f"SELECT 1 FROM pg_tables {where} LIMIT 1").first():  # noqa: S608
+            raise UsageError(f"{self.name} is another program's database; guestgate needs one of its own")
+        partitions.create_all(connection)
+        sequence.create(connection)
+        database.stamp(connection)
+
+
+def driver() -> ModuleType:
+    """psycopg, or a UsageError that says how to get it."""
+    try:
+        return importlib.import_module("psycopg")
+    except ImportError as error:
+        raise UsageError(
+            f"database: PostgreSQL needs its driver ({error}): pip install 'guestgate[postgres]'"
+        ) from None
+
+
+def parse_url(psycopg: ModuleType, url: str) -> tuple[dict[str, str], int | None]:
+    """What libpq has to know, from a URL as libpq itself takes them, and when to prepare statements.
+
+    For the latter it takes one parameter more, ``prepare_threshold``: 0 for a pooler that would not find
+    prepared statements again. Raises UsageError.
+    """
+    scheme = url.partition(":")[0]
+    if scheme not in ("postgresql", "postgres"):
+        raise UsageError(f"database: {scheme} is not supported; write postgresql://USER@HOST/DATABASE")
+    base, _, query = url.partition("?")
+    ours = [part for part in query.split("&") if part.startswith(f"{PREPARE}=")]
+    others = "&".join(part for part in query.split("&") if part not in ours)
+    threshold = ours[-1].partition("=")[2] if ours else PREPARE_AFTER
+    if not threshold.isdecimal():
+        raise UsageError(f"database: {PREPARE} should be a number, 0 for a pooler")
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(f"{base}?{others}" if others else base)
+    except psycopg.Error as error:
+        raise UsageError(f"database: {sentence(error)}") from None
+    if not all(port.isdecimal() for port in str(given.get("port", "5432")).split(",") if port):
+        raise UsageError(f"database: {given['port']!r} is no port")
+    return {**CONNECTION, **{name: str(value) for name, value in given.items()}}, int(threshold) or None
+
+
+def sentence(error: BaseException) -> str:
+    """What the server or libpq says, on one line, without a URL's password."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return re.sub(r"://[^\s\"]*@", "://…@", " ".join(lines)) or type(error).__name__

@@ -1,0 +1,155 @@
+"""A throw-away PostgreSQL for tests: a real server on loopback, from the programs that are installed."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+from gate import free_port
+
+SUPERUSER, PASSWORD = "postgres", "throw-away"
+# The role that has to show its password.
+STRICT = "strict"
+PROGRAMS = Path("/usr/lib/postgresql")
+
+
+class Cluster:
+    """One server. ``fsync`` is for tests of what survives; without it a test database is made in no time."""
+
+    def __init__(self, *settings: str, fsync: bool = False) -> None:
+        """Make it and start it; `settings` are lines of its configuration."""
+        self.folder = Path(tempfile.mkdtemp(prefix="guestgate-pg-"))
+        self.port = free_port()
+        self._bin = newest_programs()
+        self._as_user = _drop_to_postgres(self.folder)
+        secret = self.folder / "password"
+        secret.write_text(PASSWORD, "utf-8")
+        secret.chmod(0o644)
+        self._run(
+            "initdb",
+            *("--pgdata", self.data, "--username", SUPERUSER, "--pwfile", str(secret), "--auth", "trust"),
+            *("--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync", "--no-instructions"),
+        )
+        lines = [
+            "listen_addresses = '127.0.0.1'",
+            f"port = {self.port}",
+            f"unix_socket_directories = '{self.folder}'",
+            "max_connections = 200",
+            "shared_buffers = 64MB",
+            "timezone = 'Asia/Kathmandu'",  # whatever it is, it must not matter
+            *([] if fsync else ["fsync = off", "full_page_writes = off", "synchronous_commit = on"]),
+            *settings,
+        ]
+        hba = Path(self.data, "pg_hba.conf")
+        hba.write_text(f"host all {STRICT} 127.0.0.1/32 scram-sha-256\n{hba.read_text('utf-8')}", "utf-8")
+        with Path(self.data, "postgresql.conf").open("a") as file:
+            file.write("\n".join(lines) + "\n")
+        self.start()
+
+    @property
+    def data(self) -> str:
+        """Its data directory."""
+        return str(self.folder / "data")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [*self._as_user, str(self._bin / program), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
+        )
+        assert done.returncode == 0, (program, done.stdout, done.stderr, self.log)
+
+    @property
+    def log(self) -> str:
+        """What the server said."""
+        file = self.folder / "log"
+        return file.read_text("utf-8", "replace") if file.exists() else ""
+
+    def start(self) -> None:
+        """Start the server; returns once it takes connections."""
+        self._run("pg_ctl", "start", "--wait", "--pgdata", self.data, "--log", str(self.folder / "log"))
+
+    def stop(self, how: str = "immediate") -> None:
+        """Stop the server."""
+        self._run("pg_ctl", "stop", "--wait", "--mode", how, "--pgdata", self.data)
+
+    @property
+    def pid(self) -> int:
+        """The server's first process."""
+        return int(Path(self.data, "postmaster.pid").read_text().splitlines()[0])
+
+    def pids(self) -> list[int]:
+        """All its processes."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [self.pid, *map(int, children)]
+
+    def signal(self, what: signal.Signals) -> None:
+        """Send a signal to every process of the server."""
+        for pid in self.pids():
+            os.kill(pid, what)
+
+    def url(self, database: str = "postgres", user: str = SUPERUSER, password: str = PASSWORD) -> str:
+        """Its address."""
+        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def execute(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
+        """Run one statement as the superuser."""
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            cursor = connection.execute(statement)  # type: ignore[call-overload]
+            return cursor.fetchall() if cursor.description else []
+
+    def create(self, template: str = "template0", **options: str) -> str:
+        """A new database; returns its name."""
+        name = f"test_{secrets.token_hex(6)}"
+        more = " ".join(f"{option} '{value}'" for option, value in options.items())
+        give_up_at = time.monotonic() + 30
+        while True:
+            try:
+                self.execute(f"CREATE DATABASE {name} TEMPLATE {template} {more}")
+                return name
+            except psycopg.errors.ObjectInUse:  # somebody's connection to the template is just going away
+                assert time.monotonic() < give_up_at
+                time.sleep(0.05)
+
+    def drop(self, name: str) -> None:
+        """Remove a database, whoever still uses it."""
+        assert re.fullmatch("test_[0-9a-f]+", name)
+        self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def close(self) -> None:
+        """Stop the server and leave nothing behind."""
+        if Path(self.data, "postmaster.pid").exists():
+            self.signal(signal.SIGCONT)
+            self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def newest_programs() -> Path:
+    """Where initdb and its like are: on the path, or where Debian puts them."""
+    on_path = shutil.which("initdb")
+    if on_path:
+        return Path(on_path).parent
+    versions = sorted(PROGRAMS.glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    assert versions, "PostgreSQL is not installed; scripts/test does that, or: apt-get install postgresql"
+    return versions[-1].parent
+
+
+def _drop_to_postgres(folder: Path) -> list[str]:
+    """PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return []
+    user = pwd.getpwnam(SUPERUSER)
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
