@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alembic import command
+from alembic.script import ScriptDirectory
 from callers import problems, rows
 
 from guestgate import database as database_module
@@ -23,6 +24,12 @@ DECISION = (
 )
 VISIT = "INSERT INTO visits VALUES (?, ?, 'm1', 's1', 5, '2026-01-01', '[]', 0, ?, ?, 'checkin', 'free', 1)"
 CORRECTION = "INSERT INTO visit_changes VALUES (?, ?, 6, 'reversed', 'cli:anna', 'a mistake')"
+
+
+def test_revisions_are_known_by_the_names_of_their_files() -> None:
+    """The same ones, in the same order, as following them from one to the next gives."""
+    revisions = ScriptDirectory.from_config(database_module._alembic()).walk_revisions()
+    assert database_module.schema_versions() == [revision.revision for revision in revisions][::-1]
 
 
 def test_numbers_of_the_first_schema_are_put_into_one_order(tmp_path: Path) -> None:

@@ -14,12 +14,9 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Select, create_engine, event, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
@@ -27,6 +24,9 @@ from sqlalchemy.pool import NullPool
 
 from guestgate import clock, occupancy
 from guestgate.errors import OperationError, UsageError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 Item = TypeVar("Item")
 
@@ -43,6 +43,7 @@ PAGE = 500
 # Emptying the log keeps writers waiting for at most this long at a time, while readers finish.
 EMPTY_LOG_MS = 5
 EMPTY_LOG_RETRY_S = 0.05
+MIGRATIONS = Path(__file__).parent / "migrations"
 # Who changes things where nobody else is named.
 SYSTEM = "guestgate"
 
@@ -74,7 +75,7 @@ class Database:
         database = cls(url, patience_ms=patience_ms, checkpoints=checkpoints)
         if not database.path.exists():
             raise UsageError(f"there is no database at {database.path}: create it with guestgate init")
-        found, wanted = database._known_version(), _script().get_current_head()
+        found, wanted = database._known_version(), schema_versions()[-1]
         if found is None:
             raise UsageError(f"{database.path} is not a guestgate database: create one with guestgate init")
         if found != wanted:
@@ -280,10 +281,10 @@ class Database:
     def _known_version(self) -> str | None:
         """The schema revision; a UsageError where this version does not know it."""
         found = self.schema_version()
-        if found is not None and found not in {revision.revision for revision in _script().walk_revisions()}:
+        if found is not None and found not in schema_versions():
             raise UsageError(
                 f"{self.path} was made by a newer guestgate (schema {found}, this one knows "
-                f"{_script().get_current_head()}): install that version or restore a backup"
+                f"{schema_versions()[-1]}): install that version or restore a backup"
             )
         return found
 
@@ -302,6 +303,8 @@ class Database:
         if before is None and self._has_tables():
             raise UsageError(f"{self.path} is another program's database; guestgate needs one of its own")
         with self._explained(), self.engine.connect() as connection:
+            from alembic import command
+
             config = _alembic()
             config.attributes["connection"] = connection.execution_options(guestgate_begin="BEGIN IMMEDIATE")
             command.upgrade(config, "head")
@@ -363,12 +366,18 @@ def author(connection: Connection) -> str:
     return str(connection.get_execution_options().get("guestgate_who", SYSTEM))
 
 
+def schema_versions() -> list[str]:
+    """The schema revisions that this version knows, oldest first: their files are named after them.
+
+    Asked without alembic, which takes a good part of a short command's time to import.
+    """
+    return sorted(file.name[1:5] for file in (MIGRATIONS / "versions").glob("v[0-9]*.py"))
+
+
 def _alembic() -> Config:
+    from alembic.config import Config
+
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("path_separator", "os")
     return config
-
-
-def _script() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_alembic())
