@@ -17,9 +17,12 @@ from typing import Any
 
 import httpx
 
-from guestgate import tokens
+from guestgate import members, plans, plans_file, starter, studios, tokens
 from guestgate.database import Database
+from guestgate.directory import KeyKind
+from guestgate.members import Upsert, parse_row
 from guestgate.quickstart import make_certificate
+from guestgate.rows import RowFile, parsed
 from guestgate.tokens import Role
 
 PATH = "/checkin-validation"
@@ -36,10 +39,13 @@ limits = [{ max = 1, per = "day" }]
 
 
 class Gate:
-    """One installation. `cli` runs a command as a user would; `start` serves it over TLS on a free port."""
+    """One installation. `cli` runs a command as a user would; `start` serves it over TLS on a free port.
+
+    What it begins with is written by this process, by the functions that the commands call.
+    """
 
     def __init__(self, folder: Path, *options: str) -> None:
-        """Create it with `guestgate init`; `options` are appended to every `serve`."""
+        """Create it as `guestgate init` does; `options` are appended to every `serve`."""
         self.folder = folder
         self.options = options
         self.cert, self.key_file = make_certificate(folder)
@@ -48,7 +54,7 @@ class Gate:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "server.log"
         self.home = folder / "gate"
-        self.cli("init", str(self.home), config=False)
+        starter.write(self.home)
 
     @property
     def database(self) -> Database:
@@ -77,11 +83,12 @@ class Gate:
         """The objects that a command prints with --json."""
         return [json.loads(line) for line in self.cli(*arguments, "--json", **options).stdout.splitlines()]
 
-    def studio(self, studio_id: str = "s1", *options: str, timezone: str = "Europe/Berlin") -> str:
+    def studio(self, studio_id: str = "s1", *, timezone: str = "Europe/Berlin", test: bool = False) -> str:
         """Add a studio; returns its key."""
         token = secrets.token_urlsafe(24)
-        arguments = ("studio", "add", studio_id, "--name", studio_id, "--timezone", timezone, "--key-stdin")
-        self.cli(*arguments, *options, input=token)
+        with self.database.write() as connection:
+            studios.add(connection, studio_id, name=studio_id, timezone=timezone, tags=frozenset(), test=test)
+            studios.add_key(connection, studio_id, token, KeyKind.CHECKIN, None)
         self.keys[studio_id] = token
         return token
 
@@ -89,11 +96,19 @@ class Gate:
         """Put plans into force."""
         file = self.folder / "plans.toml"
         file.write_text(text, "utf-8")
-        self.cli("plan", "apply", str(file))
+        documents = plans_file.read(file)
+        with self.database.write() as connection:
+            plans.apply(connection, documents)
 
     def members(self, *rows: str, header: str = "member_id,plan") -> None:
         """Import members, a CSV row each."""
-        self.cli("member", "import", "-", input="\n".join((header, *rows)) + "\n")
+        file = self.folder / "members.csv"
+        file.write_text("\n".join((header, *rows)) + "\n", "utf-8")
+        upsert = Upsert()
+        with RowFile(str(file), members.FIELDS, ("member_id",)) as source:
+            for _ in self.database.write_many(parsed(source, parse_row), upsert):
+                pass
+        assert not upsert.report.bad, list(upsert.report.bad)
 
     def start(self, *options: str, wrapper: tuple[str, ...] = ()) -> None:
         """Serve, and return once connections are taken."""
