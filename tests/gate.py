@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -11,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -207,11 +209,18 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONUTF8": "1", "NO_COLOR": "1", "COLUMNS": "200"}
 
 
+# Below the ports that the system gives to connections, so that none is taken between its choice and its use;
+# processes that run tests side by side choose from ranges of their own.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = iter(random.sample(range(10_000 + _WORKER % 4 * 5_000, 15_000 + _WORKER % 4 * 5_000), 5_000))
+
+
 def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.create_server(("localhost", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """A port nobody listens on, and that was not given before."""
+    for port in _PORTS:
+        with suppress(OSError), socket.create_server(("localhost", port)):
+            return port
+    raise AssertionError("all ports are taken")
 
 
 def wait_for(condition: Any, problem: str, gate: Gate | None = None, seconds: float = 30) -> None:

@@ -24,6 +24,8 @@ from sqlalchemy import text
 from guestgate import checkpoints, directory
 from guestgate.database import Database, safe_sqlite
 
+pytestmark = pytest.mark.alone
+
 BUDGET_MS = 400
 PLATFORM_PATIENCE_S = 0.75
 PLANS = """\
