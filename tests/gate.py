@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -11,15 +12,19 @@ import ssl
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from guestgate import tokens
+from guestgate import members, plans, plans_file, starter, studios, tokens
 from guestgate.database import Database
+from guestgate.directory import KeyKind
+from guestgate.members import Upsert, parse_row
 from guestgate.quickstart import make_certificate
+from guestgate.rows import RowFile, parsed
 from guestgate.tokens import Role
 
 PATH = "/checkin-validation"
@@ -36,10 +41,13 @@ limits = [{ max = 1, per = "day" }]
 
 
 class Gate:
-    """One installation. `cli` runs a command as a user would; `start` serves it over TLS on a free port."""
+    """One installation. `cli` runs a command as a user would; `start` serves it over TLS on a free port.
+
+    What it begins with is written by this process, by the functions that the commands call.
+    """
 
     def __init__(self, folder: Path, *options: str, database_url: str | None = None) -> None:
-        """Create it with `guestgate init`, in a new file or an empty database; `options` go to every `serve`."""
+        """Create it as `guestgate init` does, in a new file or an empty database; `options` go to every `serve`."""
         self.folder = folder
         self.options = options
         self.cert, self.key_file = make_certificate(folder)
@@ -48,8 +56,7 @@ class Gate:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "server.log"
         self.home = folder / "gate"
-        elsewhere = () if database_url is None else ("--database", database_url)
-        self.cli("init", str(self.home), *elsewhere, config=False)
+        starter.write(self.home, database_url=database_url)
         self.database = Database.at(database_url or f"sqlite:///{self.home / 'guestgate.db'}")
 
     @property
@@ -74,11 +81,12 @@ class Gate:
         """The objects that a command prints with --json."""
         return [json.loads(line) for line in self.cli(*arguments, "--json", **options).stdout.splitlines()]
 
-    def studio(self, studio_id: str = "s1", *options: str, timezone: str = "Europe/Berlin") -> str:
+    def studio(self, studio_id: str = "s1", *, timezone: str = "Europe/Berlin", test: bool = False) -> str:
         """Add a studio; returns its key."""
         token = secrets.token_urlsafe(24)
-        arguments = ("studio", "add", studio_id, "--name", studio_id, "--timezone", timezone, "--key-stdin")
-        self.cli(*arguments, *options, input=token)
+        with self.database.write() as connection:
+            studios.add(connection, studio_id, name=studio_id, timezone=timezone, tags=frozenset(), test=test)
+            studios.add_key(connection, studio_id, token, KeyKind.CHECKIN, None)
         self.keys[studio_id] = token
         return token
 
@@ -86,11 +94,19 @@ class Gate:
         """Put plans into force."""
         file = self.folder / "plans.toml"
         file.write_text(text, "utf-8")
-        self.cli("plan", "apply", str(file))
+        documents = plans_file.read(file)
+        with self.database.write() as connection:
+            plans.apply(connection, documents)
 
     def members(self, *rows: str, header: str = "member_id,plan") -> None:
         """Import members, a CSV row each."""
-        self.cli("member", "import", "-", input="\n".join((header, *rows)) + "\n")
+        file = self.folder / "members.csv"
+        file.write_text("\n".join((header, *rows)) + "\n", "utf-8")
+        upsert = Upsert()
+        with RowFile(str(file), members.FIELDS, ("member_id",)) as source:
+            for _ in self.database.write_many(parsed(source, parse_row), upsert):
+                pass
+        assert not upsert.report.bad, list(upsert.report.bad)
 
     def start(self, *options: str, wrapper: tuple[str, ...] = ()) -> None:
         """Serve, and return once connections are taken."""
@@ -189,11 +205,18 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONUTF8": "1", "NO_COLOR": "1", "COLUMNS": "200"}
 
 
+# Below the ports that the system gives to connections, so that none is taken between its choice and its use;
+# processes that run tests side by side choose from ranges of their own.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = iter(random.sample(range(10_000 + _WORKER % 4 * 5_000, 15_000 + _WORKER % 4 * 5_000), 5_000))
+
+
 def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.create_server(("localhost", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """A port nobody listens on, and that was not given before."""
+    for port in _PORTS:
+        with suppress(OSError), socket.create_server(("localhost", port)):
+            return port
+    raise AssertionError("all ports are taken")
 
 
 def wait_for(condition: Any, problem: str, gate: Gate | None = None, seconds: float = 30) -> None:

@@ -23,6 +23,8 @@ import pytest
 from gate import PATH, Gate, wait_for
 from wire import Reply, Wire, checkin, request
 
+pytestmark = pytest.mark.alone
+
 BUDGET_MS = 750
 SEED = 20_261_123
 LARGE = 10_000_000

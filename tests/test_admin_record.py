@@ -246,7 +246,7 @@ def test_a_statement_leaves_corrections_at_test_studios_out(tmp_path: Path) -> N
     """They are of visits that are in no statement."""
     gate = Gate(tmp_path)
     gate.studio("real")
-    gate.studio("trial", "--test")
+    gate.studio("trial", test=True)
     gate.plans()
     gate.members("m1,free")
     rows = ("member_id,studio_id,at", "m1,real,2026-01-05T10:00:00Z", "m1,trial,2026-01-06T10:00:00Z")

@@ -291,19 +291,8 @@ def test_a_database_of_a_newer_version_is_left_alone(command: tuple[str, ...], d
 
 def test_a_database_of_an_older_version_is_told_with_what_to_do(desk: Terminal) -> None:
     """As soon as there is a second schema."""
-
-    class Revision:
-        def __init__(self, revision: str) -> None:
-            self.revision = revision
-
-    class Later:
-        def get_current_head(self) -> str:
-            return "9999"
-
-        def walk_revisions(self) -> list[Revision]:
-            return [Revision("9999"), Revision(str(desk.database.schema_version()))]
-
-    desk.monkeypatch.setattr(database, "_script", Later)
+    later = [*database.schema_versions(), "9999"]
+    desk.monkeypatch.setattr(database, "schema_versions", lambda: later)
     sentence = desk.complaint("member", "list")
     assert "older" in sentence and "guestgate db upgrade" in sentence
 

@@ -20,6 +20,8 @@ from guestgate import authorizer, clock
 from guestgate.metrics import DoorMetrics
 from guestgate.model import CheckIn, Outcome, Ruling
 
+pytestmark = pytest.mark.alone
+
 CALLERS = 200
 PERIODS = ("day", "month", "total")
 MAXIMA = (1, 3, 7)

@@ -25,6 +25,8 @@ from guestgate import checkpoints, directory
 from guestgate.database import Database
 from guestgate.sqlite import safe_sqlite
 
+pytestmark = pytest.mark.alone
+
 BUDGET_MS = 400
 PLATFORM_PATIENCE_S = 0.75
 PLANS = """\

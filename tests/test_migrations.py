@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alembic import command
+from alembic.script import ScriptDirectory
 from callers import problems, rows
 
 from guestgate import database as database_module
@@ -25,14 +25,19 @@ VISIT = "INSERT INTO visits VALUES (?, ?, 'm1', 's1', 5, '2026-01-01', '[]', 0, 
 CORRECTION = "INSERT INTO visit_changes VALUES (?, ?, 6, 'reversed', 'cli:anna', 'a mistake')"
 
 
+def test_revisions_are_known_by_the_names_of_their_files() -> None:
+    """The same ones, in the same order, as following them from one to the next gives."""
+    revisions = ScriptDirectory(database_module.MIGRATIONS).walk_revisions()
+    assert database_module.schema_versions() == [revision.revision for revision in revisions][::-1]
+
+
 def test_numbers_of_the_first_schema_are_put_into_one_order(tmp_path: Path) -> None:
     """Tables that counted by themselves: decisions, then visits, then corrections, each in its own order."""
     database = Database.at(f"sqlite:///{tmp_path / 'old.db'}")
     database.path.touch()
     with database.engine.connect() as connection:
-        config = database_module._alembic()
-        config.attributes["connection"] = connection.execution_options(guestgate_begin="BEGIN IMMEDIATE")
-        command.upgrade(config, "0001")
+        writer = connection.execution_options(guestgate_begin="BEGIN IMMEDIATE")
+        database_module.migrate(writer, "0001")
     with database.connect_writer() as connection, connection.begin():
         for statement in OLD.strip().splitlines():
             connection.exec_driver_sql(statement)

@@ -18,8 +18,8 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +163,25 @@ def test_without_a_terminal_it_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -
     assert quickstart.run(None, quiet=True)["allowed"] > 0
 
 
+@contextmanager
+def taken(port: int) -> Iterator[None]:
+    """Nobody else can serve on it; another test's quickstart that does is waited for."""
+    with ExitStack() as stack:
+
+        def take() -> bool:
+            with suppress(OSError):
+                stack.enter_context(socket.create_server(("localhost", port)))
+                return True
+            return False
+
+        wait_for(take, f"port {port} does not become free", seconds=120)
+        yield
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda ending: ending.name)
 def test_nothing_is_left_behind_however_it_ends(ending: signal.Signals, town: Town) -> None:
     """Ctrl-C, `timeout`, a window that is closed; a port in use is no hindrance."""
-    with suppress(OSError), socket.create_server(("localhost", 8443)):
+    with taken(8443):
         process = town.start("--for", "60")
         assert process.stdout is not None
         assert ":8443/" not in process.stdout.readline()

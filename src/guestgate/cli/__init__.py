@@ -1,37 +1,86 @@
-"""The command line: one file a noun, thin over the modules that do the work."""
+"""The command line: one file a noun, thin over the modules that do the work.
+
+A command imports its own file only: most of a short command's time would be imports otherwise.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from guestgate import __version__
-from guestgate.cli import (
-    care,
-    changes,
-    db,
-    keys,
-    members,
-    plans,
-    probe,
-    rules,
-    sandbox,
-    serving,
-    statements,
-    studios,
-    tokens,
-    visits,
-)
 from guestgate.errors import GuestgateError
+
+# A command's first word, and the file that registers it; in the order of the help.
+FILES = {
+    "quickstart": "serving",
+    "init": "serving",
+    "serve": "serving",
+    "studio": "studios",
+    "key": "keys",
+    "plan": "plans",
+    "member": "members",
+    "explain": "rules",
+    "decisions": "rules",
+    "visits": "visits",
+    "visit": "visits",
+    "changes": "changes",
+    "statement": "statements",
+    "sandbox": "sandbox",
+    "probe": "probe",
+    "register": "probe",
+    "token": "tokens",
+    "backup": "care",
+    "restore": "care",
+    "db": "db",
+}
 
 # Typer brings its own click; this is its UsageError, whichever that is.
 BadUsage: type[Exception] = typer.BadParameter.__bases__[0]
 
+
+class Commands(Mapping[str, Any]):
+    """Every command by its first word; its file is imported when it is asked for."""
+
+    def __init__(self) -> None:
+        """None is imported yet."""
+        self._imported: dict[str, Any] = {}
+
+    def __getitem__(self, word: str) -> Any:
+        """The command; KeyError where there is none."""
+        if word not in self._imported:
+            part = typer.Typer()
+            import_module(f"{__name__}.{FILES[word]}").register(part)
+            self._imported |= typer.main.get_group(part).commands
+        return self._imported[word]
+
+    def __iter__(self) -> Iterator[str]:
+        """The words, without importing anything."""
+        return iter(FILES)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(FILES)
+
+
+class Main(TyperGroup):
+    """The command that has all others."""
+
+    def __init__(self, **options: Any) -> None:
+        """As typer makes it, with our commands."""
+        super().__init__(**options)
+        self.commands = Commands()  # type: ignore[assignment]  # nobody adds any
+
+
 app = typer.Typer(
     name="guestgate",
+    cls=Main,
     help="Check-in validation for fitness aggregators.",
     epilog="Start with: guestgate quickstart · then: guestgate init my-gate",
     no_args_is_help=True,
@@ -41,20 +90,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-serving.register(app)
-app.add_typer(studios.app, name="studio", rich_help_panel="Directory")
-app.add_typer(keys.app, name="key", rich_help_panel="Directory")
-app.add_typer(plans.app, name="plan", rich_help_panel="Directory")
-app.add_typer(members.app, name="member", rich_help_panel="Directory")
-rules.register(app)
-visits.register(app)
-changes.register(app)
-statements.register(app)
-app.add_typer(sandbox.app, name="sandbox", rich_help_panel="Going live")
-probe.register(app)
-app.add_typer(tokens.app, name="token", rich_help_panel="Care")
-care.register(app)
-app.add_typer(db.app, name="db", rich_help_panel="Care")
 
 
 @app.callback()

@@ -16,6 +16,11 @@ from guestgate.prune import Prune
 app = typer.Typer(help="Care of the database.", no_args_is_help=True)
 
 
+def register(main: typer.Typer) -> None:
+    """Add these commands."""
+    main.add_typer(app, name="db", rich_help_panel="Care")
+
+
 @app.command()
 def upgrade(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Bring the database to this version's schema, and keep a copy of it first.

@@ -28,6 +28,11 @@ def add_key(connection: Connection, studio_id: str, token: str, kind: KeyKind, e
     return studios.add_key(connection, studio_id, token, kind, expires_at)
 
 
+def register(main: typer.Typer) -> None:
+    """Add these commands."""
+    main.add_typer(app, name="key", rich_help_panel="Directory")
+
+
 @app.command()
 def add(
     studio: Annotated[str, typer.Argument(metavar="STUDIO", help="The studio it belongs to.")],

@@ -38,6 +38,11 @@ DRY_RUN_CHUNK = 500
 Customer = Annotated[str, typer.Argument(metavar="CUSTOMER", help="The platform's customerId.")]
 
 
+def register(main: typer.Typer) -> None:
+    """Add these commands."""
+    main.add_typer(app, name="member", rich_help_panel="Directory")
+
+
 @app.command("import")
 def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="CSV with a header, or NDJSON; - for standard input.")],

@@ -33,6 +33,11 @@ def apply(
             say(f"plan {plan_id} {what}")
 
 
+def register(main: typer.Typer) -> None:
+    """Add these commands."""
+    main.add_typer(app, name="plan", rich_help_panel="Directory")
+
+
 @app.command("list")
 def list_(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """List the plans in force."""

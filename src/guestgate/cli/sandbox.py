@@ -41,6 +41,11 @@ KEY_PATIENCE_S = 2.5
 KEY_LIFE = timedelta(minutes=1)
 
 
+def register(main: typer.Typer) -> None:
+    """Add these commands."""
+    main.add_typer(app, name="sandbox", rich_help_panel="Going live")
+
+
 @app.callback()
 def group() -> None:
     """Play the platform: call the door as a studio does."""

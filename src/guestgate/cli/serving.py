@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from guestgate import log, quickstart, server, settings, starter
+from guestgate import log, settings, starter
 from guestgate.cli.common import AsJson, ConfigFile, print_json, say, show
 from guestgate.errors import UsageError
 
@@ -31,6 +31,8 @@ def quickstart_command(
 
     Prints the endpoint's address, a key and a curl line to paste. Nothing is left behind.
     """
+    from guestgate import quickstart
+
     log.configure()
     summary = quickstart.run(for_, quiet=as_json)
     if as_json:
@@ -102,6 +104,8 @@ def serve(
 
     [dim]guestgate serve --tls-cert fullchain.pem --tls-key privkey.pem[/dim]
     """
+    from guestgate import server
+
     loaded = settings.load(
         config,
         host=host,

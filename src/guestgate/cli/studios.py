@@ -23,6 +23,11 @@ Timezone = Annotated[
 Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="A tag that plans can name; repeatable.")]
 
 
+def register(main: typer.Typer) -> None:
+    """Add these commands."""
+    main.add_typer(app, name="studio", rich_help_panel="Directory")
+
+
 @app.command()
 def add(
     studio_id: Id,

@@ -40,6 +40,11 @@ def create(
         say(token)
 
 
+def register(main: typer.Typer) -> None:
+    """Add these commands."""
+    main.add_typer(app, name="token", rich_help_panel="Care")
+
+
 @app.command("list")
 def list_(
     all_: Annotated[bool, typer.Option("--all", help="Also those revoked or expired.")] = False,
