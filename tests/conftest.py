@@ -33,11 +33,18 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
+def postgres(cluster: Cluster) -> Server:
+    """Makes databases on it, for what only PostgreSQL has."""
+    return Server(cluster)
+
+
+@pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backend:
     """Makes databases of one kind; a test that uses this runs once for each kind."""
     if request.param == "sqlite":
         return Files(tmp_path_factory.mktemp("files"))
-    return Server(request.getfixturevalue("cluster"))
+    postgres: Server = request.getfixturevalue("postgres")
+    return postgres
 
 
 @pytest.fixture

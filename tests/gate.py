@@ -126,6 +126,7 @@ class Gate:
         command += ["--config", str(self.home / "guestgate.toml"), *self.options, *options]
         if "--behind-proxy" not in command:
             command += ["--tls-cert", str(self.cert), "--tls-key", str(self.key_file)]
+        self._log_before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 command, stdout=output, stderr=output, env=environment(), start_new_session=True
@@ -133,12 +134,9 @@ class Gate:
         wait_for(self._serves, "the server did not start", self)
 
     def _serves(self) -> bool:
+        """All of it: the public listener may be open before the admin listener is."""
         assert self.process is not None and self.process.poll() is None, self.log.read_text("utf-8", "replace")
-        try:
-            socket.create_connection(("localhost", self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
+        return b'"event": "serving"' in self.log.read_bytes()[self._log_before :]
 
     def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
         """End the server and everything it started; returns its exit status."""

@@ -31,16 +31,18 @@ class ChildProcess:
         name: str,
         received: Callable[[Any], None],
         lost: Callable[[], None],
+        has_children: bool = False,
     ) -> None:
         """Start `main(pipe, *arguments)` in a process of its own.
 
         `received` gets every message but the first, which `start` returns; `lost` is called once if the
-        process ends by itself.
+        process ends by itself. A process that `has_children` of its own is not killed with this one, but ends
+        when it sees the pipe closed, as every one should.
         """
         self._pipe, theirs = _context.Pipe()
         self._name = name
         self._received, self._on_lost = received, lost
-        self._process = _context.Process(target=main, args=(theirs, *arguments), name=name, daemon=True)
+        self._process = _context.Process(target=main, args=(theirs, *arguments), name=name, daemon=not has_children)
         self._process.start()
         theirs.close()
         self._loop = asyncio.get_running_loop()

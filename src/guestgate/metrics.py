@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 
 from guestgate.model import CheckIn, Outcome, Reason, Ruling
@@ -65,3 +67,25 @@ class DoorMetrics:
     def collect(self) -> list[Metric]:
         """The figures as they are now, ready to be sent to another process."""
         return list(self._registry.collect())
+
+
+def merged(figures: Iterable[list[Metric]]) -> list[Metric]:
+    """Sums, of what several doors measured: figure by figure, label by label."""
+    sums: dict[str, Metric] = {}
+    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    for metric in (metric for metrics in figures for metric in metrics):
+        if metric.name not in sums:
+            sums[metric.name] = Metric(metric.name, metric.documentation, metric.type)
+            values[metric.name] = {}
+        for sample in metric.samples:
+            key = sample.name, tuple(sample.labels.items())
+            values[metric.name][key] = values[metric.name].get(key, 0.0) + sample.value
+    for name, metric in sums.items():
+        for (sample_name, labels), value in values[name].items():
+            metric.add_sample(sample_name, dict(labels), value)
+    return list(sums.values())
+
+
+def counters(figures: list[Metric]) -> list[Metric]:
+    """Those that only grow, and so are to be kept when whoever counted has ended."""
+    return [metric for metric in figures if metric.type != "gauge"]

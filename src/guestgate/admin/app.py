@@ -16,7 +16,7 @@ from guestgate.settings import Settings
 from guestgate.tokens import Role
 
 if TYPE_CHECKING:
-    from guestgate.admin.process import DoorState
+    from guestgate.door import DoorState
 
 API = "/api/v1"
 

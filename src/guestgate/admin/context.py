@@ -14,7 +14,7 @@ from guestgate.database import Database
 from guestgate.settings import Settings
 
 if TYPE_CHECKING:
-    from guestgate.admin.process import DoorState
+    from guestgate.door import DoorState
 
 
 @dataclass(frozen=True)

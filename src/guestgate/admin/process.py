@@ -10,18 +10,17 @@ import asyncio
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 
 import structlog
 import uvloop
 from granian.constants import Interfaces
-from prometheus_client import Metric
 
 from guestgate.child_process import ChildProcess, settle_in
 from guestgate.database import Database
+from guestgate.door import DoorState
 from guestgate.errors import GuestgateError, OperationError, UsageError
 from guestgate.listener import LOOPBACK, Address, Listener
 from guestgate.log import configure as configure_log
@@ -36,14 +35,6 @@ STOP_S = 3.0
 DOOR_PATIENCE_S = 1.0
 # Where the processor is scarce, the door comes first.
 NICENESS = 5
-
-
-@dataclass(frozen=True)
-class DoorState:
-    """What the door says of itself: how long the ledger has been at its batch, and its figures."""
-
-    stalled_s: float
-    metrics: list[Metric]
 
 
 def admin_address(settings: Settings) -> Address | None:
@@ -63,7 +54,7 @@ def admin_address(settings: Settings) -> Address | None:
 class AdminProcess:
     """The door's end. Lives in the event loop."""
 
-    def __init__(self, settings: Settings, state: Callable[[bool], DoorState]) -> None:
+    def __init__(self, settings: Settings, state: Callable[[bool], Awaitable[DoorState]]) -> None:
         """`state` is asked whenever the admin listener wants to know how the door is, with its figures or not."""
         self._settings = settings
         self._state = state
@@ -90,7 +81,10 @@ class AdminProcess:
         if self._child is None or (self._answering is not None and not self._answering.done()):
             return
         number, with_figures = question
-        self._answering = asyncio.create_task(self._child.send_beside((number, self._state(with_figures))))
+        self._answering = asyncio.create_task(self._tell(self._child, number, with_figures))
+
+    async def _tell(self, child: ChildProcess, number: int, with_figures: bool) -> None:
+        await child.send_beside((number, await self._state(with_figures)))
 
     def _start_again(self) -> None:
         log.error("the admin listener ended; it is started again")

@@ -1,0 +1,231 @@
+"""Several doors on one machine, each in a process of its own: all take connections on the same port.
+
+A worker that ends is started again. What it had counted stays in the figures, since Prometheus takes a
+counter that falls for one that began anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from multiprocessing.connection import Connection as Pipe
+from typing import Any
+
+import structlog
+import uvloop
+from prometheus_client import Metric
+
+from guestgate.child_process import ChildProcess, settle_in
+from guestgate.database import Database
+from guestgate.door import Door, DoorState, check_settings
+from guestgate.errors import GuestgateError, OperationError, UsageError
+from guestgate.log import configure as configure_log
+from guestgate.metrics import counters, merged
+from guestgate.settings import Settings
+
+log = structlog.get_logger()
+
+RESTART_S = 1.0
+STOP_S = 10.0
+ANSWER_S = 0.5
+RENEW, STATE, WARN = "renew", "state", "warn"
+
+
+class Workers:
+    """As many doors as the settings say; to whoever serves they are one."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Nothing is started before `start`."""
+        self._settings = settings
+        self._workers = [_Worker(settings, number, self._keep) for number in range(1, settings.workers + 1)]
+        self._past: list[Metric] = []
+
+    async def start(self) -> None:
+        """Return once all take check-ins. Raises OperationError where one cannot."""
+        await asyncio.gather(*(worker.start() for worker in self._workers))
+
+    async def renew(self) -> bool:
+        """Have each serve with the certificate as it is on disk now; False where it stays as it is."""
+        if self._settings.behind_proxy:
+            log.info("there is no certificate to reload; the proxy has it")
+            return False
+        try:
+            check_settings(self._settings)
+        except UsageError as error:
+            log.error("the certificate was not reloaded; the old one stays in use", error=str(error))
+            return False
+        for worker in self._workers:
+            worker.tell(RENEW)
+        return True
+
+    async def state(self, with_figures: bool) -> DoorState:
+        """The slowest one's delay, and the sum of all figures, of workers that have ended, too."""
+        states = await asyncio.gather(*(worker.state(with_figures) for worker in self._workers))
+        return DoorState(
+            max(state.stalled_s for state in states), merged([self._past, *(state.metrics for state in states)])
+        )
+
+    async def ended(self) -> None:
+        """Never: those that end are started again."""
+        await asyncio.get_running_loop().create_future()
+
+    async def drain(self) -> None:
+        """Take no new calls, and answer those that are here."""
+        await asyncio.gather(*(worker.stop() for worker in self._workers))
+
+    async def stop(self) -> None:
+        """End those that are left."""
+        await self.drain()
+
+    def warn_of_ends(self) -> None:
+        """Have one of them say which keys and certificates end soon."""
+        self._workers[0].tell(WARN)
+
+    def _keep(self, figures: list[Metric]) -> None:
+        self._past = merged([self._past, counters(figures)])
+
+
+class _Worker:
+    """One door's process, and the one that takes its place."""
+
+    def __init__(self, settings: Settings, number: int, keep: Callable[[list[Metric]], None]) -> None:
+        self._settings = settings
+        self._number = number
+        self._keep = keep
+        self._child: ChildProcess | None = None
+        self._figures: list[Metric] = []
+        self._asked = 0
+        self._answers: dict[int, asyncio.Future[DoorState]] = {}
+        self._answered_at = 0.0
+        self._restarting: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._child = ChildProcess(
+            _main,
+            (self._settings, self._number),
+            name=f"door-{self._number}",
+            received=self._received,
+            lost=self._lost,
+            has_children=True,
+        )
+        problem = await self._child.start()
+        if problem != "":
+            child, self._child = self._child, None
+            await child.stop(STOP_S)
+            raise OperationError(problem or f"door {self._number} did not start, see the lines above")
+        self._answered_at = asyncio.get_running_loop().time()
+
+    def tell(self, what: str) -> None:
+        if self._child is not None and not self._child.lost:
+            self._child.send((what, 0, False))
+
+    async def state(self, with_figures: bool) -> DoorState:
+        """What it says of itself; where it says nothing, how long it has said nothing."""
+        loop = asyncio.get_running_loop()
+        if self._child is not None and not self._child.lost:
+            self._asked += 1
+            number = self._asked
+            answer = self._answers[number] = loop.create_future()
+            self._child.send((STATE, number, with_figures))
+            try:
+                return await asyncio.wait_for(answer, ANSWER_S)
+            except TimeoutError:
+                log.warning("a door does not say how it is", door=self._number)
+            finally:
+                self._answers.pop(number, None)
+        return DoorState(loop.time() - self._answered_at, self._figures if with_figures else [])
+
+    def _received(self, message: tuple[int, DoorState]) -> None:
+        number, state = message
+        self._answered_at = asyncio.get_running_loop().time()
+        if state.metrics:
+            self._figures = state.metrics
+        answer = self._answers.get(number)
+        if answer is not None and not answer.done():
+            answer.set_result(state)
+
+    def _lost(self) -> None:
+        log.error("a door ended; it is started again", door=self._number)
+        self._keep(self._figures)
+        self._figures = []
+        self._restarting = asyncio.create_task(self._restart())
+
+    async def _restart(self) -> None:
+        while True:
+            child, self._child = self._child, None
+            if child is not None:
+                await child.stop(STOP_S)
+            await asyncio.sleep(RESTART_S)
+            try:
+                await self.start()
+            except (OperationError, OSError) as error:
+                log.error("a door could not be started and will be tried again", door=self._number, error=str(error))
+            else:
+                return
+
+    async def stop(self) -> None:
+        if self._restarting is not None:
+            self._restarting.cancel()
+        child, self._child = self._child, None
+        if child is not None:
+            await child.stop(STOP_S)
+
+
+def _main(pipe: Pipe, settings: Settings, number: int) -> None:
+    """The process: serves until the server closes the pipe or ends."""
+    configure_log(level=settings.log_level)
+    settle_in(f"door-{number}")
+    uvloop.run(_work(pipe, settings))
+
+
+async def _work(pipe: Pipe, settings: Settings) -> None:
+    loop, ending, renew = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    door: Door | None = None
+    try:
+        door = Door(settings, Database.at(settings.database, door=True, pooled=True), ending.set)
+        await door.start()
+    except GuestgateError as error:
+        pipe.send(str(error))
+        if door is not None:
+            await door.stop()
+        return
+    answering: set[asyncio.Task[None]] = set()
+
+    async def answer(number: int, with_figures: bool) -> None:
+        pipe.send((number, await door.state(with_figures)))
+
+    def receive() -> None:
+        try:
+            what, number, with_figures = pipe.recv()
+        except (EOFError, OSError):  # the server has closed the pipe, or ended
+            loop.remove_reader(pipe.fileno())
+            ending.set()
+            return
+        if what == RENEW:
+            renew.set()
+        elif what == STATE:
+            task = asyncio.create_task(answer(number, with_figures))
+            answering.add(task)
+            task.add_done_callback(answering.discard)
+        else:
+            door.warn_of_ends()
+
+    pipe.send("")
+    loop.add_reader(pipe.fileno(), receive)
+    while not ending.is_set():
+        await first(ending.wait(), renew.wait(), door.ended())
+        if renew.is_set():
+            renew.clear()
+            await door.renew()
+        else:
+            break
+    await door.drain()
+    await door.stop()
+
+
+async def first(*awaitables: Any) -> None:
+    """Wait for the first of these."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()

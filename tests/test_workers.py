@@ -1,0 +1,116 @@
+"""Several doors on one machine: all of them answer, one that dies is replaced, and they count as one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from backends import Server
+from callers import Crowd, at_once, connected, gone, missing, parent_and_state, problems, rows
+from certificates import expired, serial_of, serial_served, write_certificate
+from gate import Gate, wait_for
+from prometheus_client.parser import text_string_to_metric_families
+from terminal import Terminal
+from test_reload import install, reload
+
+pytestmark = pytest.mark.alone
+
+
+@pytest.fixture
+def gate(tmp_path: Path, postgres: Server) -> Iterator[Gate]:
+    """An installation on PostgreSQL, with three workers once it is started."""
+    url = postgres.new(tmp_path)
+    gate = Gate(tmp_path, "--workers", "3", database_url=url)
+    gate.studio()
+    gate.plans()
+    gate.members(*(f"{plan}-{number},{plan}" for number in range(20) for plan in ("free", "once")))
+    yield gate
+    gate.close()
+    postgres.drop(url)
+
+
+def doors(gate: Gate) -> list[int]:
+    """The workers' processes."""
+    assert gate.process is not None
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    children = [pid for pid in pids if parent_and_state(pid)[0] == gate.process.pid and not gone(pid)]
+    return [pid for pid in children if Path(f"/proc/{pid}/comm").read_text("utf-8").startswith("guestgate-door")]
+
+
+def counted(gate: Gate, name: str) -> float:
+    """The sum of a counter over all its labels."""
+    with gate.office("viewer") as office:
+        text = office.get(f"{gate.admin_url}/metrics").text
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == f"guestgate_{name}"
+    )
+
+
+def test_workers_decide_as_one(gate: Gate) -> None:
+    """Calls are spread over all of them, a limit holds across them, and their figures are added up."""
+    gate.start()
+    assert len(doors(gate)) == 3
+    with connected(gate, 60) as callers:
+        for member in ("once-1", "once-2"):
+            replies = at_once(callers, [member] * 60)
+            assert [reply.decision for reply in replies if reply].count("allowed") == 1
+            assert len(replies) == 60 and None not in replies
+    wait_for(lambda: counted(gate, "decisions_total") == 120, "the figures are not those of all", gate)
+    assert len(rows(gate.database, "SELECT 1 FROM visits")) == 2
+    assert gate.stop() == 0
+    assert problems(gate.database) == []
+
+
+def test_a_worker_that_dies_is_replaced(gate: Gate) -> None:
+    """The others answer meanwhile, nothing that was answered is lost, and no counter falls."""
+    gate.start()
+    members = [f"free-{number}" for number in range(20)]
+    with Crowd(gate, members, "workers", size=6) as crowd:
+        wait_for(lambda: len(crowd.replies) > 200, "nobody is answered", gate)
+        before = counted(gate, "decisions_total")
+        old = doors(gate)
+        os.kill(old[0], signal.SIGKILL)
+        wait_for(lambda: len(set(doors(gate)) - set(old)) == 1, "no worker took its place", gate)
+        seen = len(crowd.replies)
+        wait_for(lambda: len(crowd.replies) > seen + 200, "nobody is answered any more", gate)
+        assert counted(gate, "decisions_total") >= before
+        crowd.end()
+    assert missing(gate.database, crowd.replies) == []
+    assert "it is started again" in gate.log.read_text("utf-8")
+    assert gate.stop() == 0
+    assert problems(gate.database) == []
+
+
+def test_workers_end_with_their_server(gate: Gate) -> None:
+    """Also where that is killed: no door is left open behind it."""
+    gate.start()
+    assert gate.process is not None
+    left = doors(gate)
+    gate.process.kill()
+    gate.process.wait()
+    wait_for(lambda: all(gone(pid) for pid in left), "a worker outlived its server", gate)
+
+
+def test_workers_take_a_renewed_certificate(gate: Gate) -> None:
+    """All of them; a bad one leaves all as they are."""
+    gate.start()
+    install(gate, write_certificate(gate.folder))
+    renewed = serial_of(gate.cert)
+    reload(gate)
+    wait_for(lambda: {serial_served(gate) for _ in range(12)} == {renewed}, "some serve the old certificate", gate)
+    install(gate, expired(gate.folder))
+    assert "not reloaded" in reload(gate)
+    assert {serial_served(gate) for _ in range(12)} == {renewed}
+
+
+@pytest.mark.embedded
+def test_one_process_on_sqlite(terminal: Terminal) -> None:
+    """More than one is refused, with the reason."""
+    said = terminal.complaint("serve", "--workers", "2", "--behind-proxy", "--host", "127.0.0.1")
+    assert "--workers" in said and "PostgreSQL" in said
