@@ -112,13 +112,13 @@ def test_wrong_usage_is_one_sentence(arguments: tuple[str, ...], complaint: str,
 
 
 def test_latencies_are_counted_in_bounded_space() -> None:
-    """Percentiles to the millisecond, rounded up; everything beyond a second in the last bar."""
+    """Percentiles to a tenth of a millisecond; everything beyond a second in the last bar."""
     found = Latencies()
     assert found.percentile_ms(0.5) == 0 and sum(count for *_, count in found.bars()) == 0
     for ms in range(1000):
         found.add(ms + 0.5)
     found.add(5000)
-    assert (found.percentile_ms(0.5), found.percentile_ms(0.99), found.worst_ms) == (501, 991, 5000)
+    assert (found.percentile_ms(0.5), found.percentile_ms(0.99), found.worst_ms) == (500.5, 990.5, 5000)
     assert found.bars()[-1] == (LIMIT_MS, 1000, 251) and sum(count for *_, count in found.bars()) == 1001
 
 
