@@ -19,7 +19,7 @@ import httpx
 
 from guestgate import tokens
 from guestgate.database import Database
-from guestgate.quickstart import make_certificate
+from guestgate.self_signed import make_certificate
 from guestgate.tokens import Role
 
 PATH = "/checkin-validation"
