@@ -50,6 +50,8 @@ SEED, MEMBERS, PEOPLE_A_SECOND = 6, 5000, 6
 DEFAULT_SECONDS = 30
 STARTUP_S = 15
 SHOWN = 10
+COLUMNS = ("local time", "studio", "member", "desk sees", "reason on record", "ms")
+WIDE = 76
 
 
 @dataclass(frozen=True)
@@ -215,17 +217,24 @@ class _Screen:
         )
 
     def _table(self) -> Table:
-        table = Table(box=None, expand=True, header_style="dim", pad_edge=False)
-        for name in ("local time", "studio", "member", "desk sees", "reason on record"):
-            table.add_column(name, no_wrap=True)
-        table.add_column("ms", justify="right")
+        """The latest check-ins; a narrow window shows them without times."""
+        columns = COLUMNS if self._console.width >= WIDE else COLUMNS[1:-1]
+        table = Table(box=None, expand=True, header_style="dim", padding=(0, 1, 0, 0), pad_edge=False)
+        for name in columns:
+            table.add_column(name, no_wrap=True, justify="right" if name == "ms" else "left")
         for seen in self._latest:
             planned, tap = seen.planned, seen.tap
-            desk = Text(tap.desk.value, COLOURS[tap.desk])
-            reason = tap.reason or tap.note or ""
-            table.add_row(seen.local_time, planned.studio.id, planned.aggregator_id, desk, reason, f"{tap.ms:.1f}")
+            cells: dict[str, str | Text] = {
+                "local time": seen.local_time,
+                "studio": planned.studio.id,
+                "member": planned.aggregator_id,
+                "desk sees": Text(tap.desk.value, COLOURS[tap.desk]),
+                "reason on record": tap.reason or tap.note or "",
+                "ms": f"{tap.ms:.1f}",
+            }
+            table.add_row(*(cells[name] for name in columns))
         for _ in range(SHOWN - len(self._latest)):
-            table.add_row("", "", "", "", "", "")
+            table.add_row()
         return table
 
     def _counts(self) -> Text:
