@@ -23,8 +23,8 @@ from guestgate import members, plans, plans_file, starter, studios, tokens
 from guestgate.database import Database
 from guestgate.directory import KeyKind
 from guestgate.members import Upsert, parse_row
-from guestgate.quickstart import make_certificate
 from guestgate.rows import RowFile, parsed
+from guestgate.self_signed import make_certificate
 from guestgate.tokens import Role
 
 PATH = "/checkin-validation"

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from guestgate.quickstart import make_certificate
+from guestgate.self_signed import make_certificate
 
 
 class Received(NamedTuple):

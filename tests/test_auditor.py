@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import pytest
 from gate import Gate
 from test_purity import PACKAGE, modules_imported
-from towns import log_of, recorded, run, settle
+from towns import log_of, recorded, run
 
 from guestgate import model
 from guestgate.decide import decide
 from guestgate.plans_file import PlanDocument, document_of, plan_of
+from guestgate.sandbox import setup
 from guestgate.sandbox.arrivals import Load
 from guestgate.sandbox.auditor import TAKEN_BACK_WITHIN, Audit
 from guestgate.sandbox.calls import Call, Log
@@ -48,7 +49,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """Some seconds of a small town, with calls that are cut and given up, against a real server."""
     gate = Gate(tmp_path_factory.mktemp("audited"))
     town = Town(TownSpec(seed=2, studios=5, members=150, day=datetime.now(UTC).date().isoformat()))
-    settle(gate, town)
+    setup.put(town, gate.folder / "town", gate.database)
     gate.start()
     try:
         log = gate.folder / "run.jsonl"

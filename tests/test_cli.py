@@ -28,8 +28,8 @@ from terminal import COMMAND, Done, Terminal
 
 from guestgate import clock, database, registration, schema, sequence, settings
 from guestgate.errors import UsageError
-from guestgate.quickstart import make_certificate
 from guestgate.sandbox.door import Desk, Door, Tap
+from guestgate.self_signed import make_certificate
 
 PLANS = """\
 [plans.free]

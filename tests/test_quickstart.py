@@ -18,8 +18,11 @@ import sys
 import tempfile
 import termios
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,9 @@ from gate import environment, wait_for
 from terminal import Terminal
 
 from guestgate import quickstart
+from guestgate.sandbox.arrivals import DAY_S, MORNING_H, Load, taps
+from guestgate.sandbox.rulebook import Entry, Rulebook, local_date
+from guestgate.sandbox.town import Town, TownSpec
 
 BODY = '{"aggregatorId": "<your-id>", "customerId": 293123213}'
 SUMMARY = re.compile(r"(\d+) check-ins: (\d+) allowed, (\d+) denied, (\d+) errors; .*[\d.]+ ms")
@@ -42,7 +48,7 @@ ON_TERMINAL = (
 )
 
 
-class Town:
+class Demo:
     """One run of `guestgate quickstart`, in an empty folder and with a temporary folder of its own."""
 
     def __init__(self, folder: Path) -> None:
@@ -106,11 +112,11 @@ class Town:
 
 
 @pytest.fixture
-def town(tmp_path: Path) -> Any:
+def demo(tmp_path: Path) -> Any:
     """A run that is ended whatever happens."""
-    town = Town(tmp_path)
-    yield town
-    town.close()
+    demo = Demo(tmp_path)
+    yield demo
+    demo.close()
 
 
 def answer_of(command: str) -> dict[str, Any]:
@@ -121,9 +127,9 @@ def answer_of(command: str) -> dict[str, Any]:
     return answer
 
 
-def test_plain_lines_and_a_command_that_works_when_pasted(town: Town) -> None:
+def test_plain_lines_and_a_command_that_works_when_pasted(demo: Demo) -> None:
     """Without a terminal: the address, the curl line, a line for each check-in, a summary; then nothing is left."""
-    process = town.start("--for", "4")
+    process = demo.start("--for", "4")
     assert process.stdout is not None and process.stderr is not None
     seen: list[str] = []
     while not seen or not seen[-1].startswith("curl "):
@@ -145,15 +151,15 @@ def test_plain_lines_and_a_command_that_works_when_pasted(town: Town) -> None:
     assert int(figures[2]) > 0 and int(figures[1]) == sum(int(figures[number]) for number in (2, 3, 4))
     assert all(re.match(r"\d\d:\d\d:\d\d  \S+ .* ms$", line) for line in lines)
     assert "guestgate init" in farewell
-    assert town.left_behind() == []
+    assert demo.left_behind() == []
 
 
-def test_json_is_one_object(town: Town) -> None:
+def test_json_is_one_object(demo: Demo) -> None:
     """The summary, and nothing else."""
-    (figures,) = [json.loads(line) for line in town.run("--for", "2", "--json").splitlines()]
+    (figures,) = [json.loads(line) for line in demo.run("--for", "2", "--json").splitlines()]
     assert figures["check_ins"] == figures["allowed"] + figures["denied"] + figures["errors"] > 0
     assert 0 < figures["ms_p50"] <= figures["ms_p99"] <= figures["ms_worst"]
-    assert town.left_behind() == []
+    assert demo.left_behind() == []
 
 
 def test_without_a_terminal_it_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,10 +185,10 @@ def taken(port: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda ending: ending.name)
-def test_nothing_is_left_behind_however_it_ends(ending: signal.Signals, town: Town) -> None:
+def test_nothing_is_left_behind_however_it_ends(ending: signal.Signals, demo: Demo) -> None:
     """Ctrl-C, `timeout`, a window that is closed; a port in use is no hindrance."""
     with taken(8443):
-        process = town.start("--for", "60")
+        process = demo.start("--for", "60")
         assert process.stdout is not None
         assert ":8443/" not in process.stdout.readline()
     wait_for(lambda: " ms\n" in process.stdout.readline(), "no check-in came")  # type: ignore[union-attr]
@@ -190,42 +196,68 @@ def test_nothing_is_left_behind_however_it_ends(ending: signal.Signals, town: To
     out, _ = process.communicate(timeout=60)
     if ending is signal.SIGINT:
         assert process.returncode == 0 and SUMMARY.search(out)
-    wait_for(lambda: not town.processes(), "something still runs", seconds=10)
-    assert town.left_behind() == []
+    wait_for(lambda: not demo.processes(), "something still runs", seconds=10)
+    assert demo.left_behind() == []
 
 
-def test_an_installation_of_ones_own_is_not_touched(town: Town, terminal: Terminal) -> None:
+def test_an_installation_of_ones_own_is_not_touched(demo: Demo, terminal: Terminal) -> None:
     """Neither by the environment's settings nor by the folder's configuration."""
     database = terminal.home / "guestgate.db"
     terminal.plans('[plans.classic]\nname = "Mine"\n')
     before = {path.name: path.read_bytes() for path in terminal.home.iterdir()}
-    town.here = terminal.home
-    town.environment |= {"GUESTGATE_DATABASE": f"sqlite:///{database}", "GUESTGATE_CHECKIN_PATH": "/mine"}
-    process = town.start("--for", "1")
+    demo.here = terminal.home
+    demo.environment |= {"GUESTGATE_DATABASE": f"sqlite:///{database}", "GUESTGATE_CHECKIN_PATH": "/mine"}
+    process = demo.start("--for", "1")
     out, err = process.communicate(timeout=60)
     assert {path.name: path.read_bytes() for path in terminal.home.iterdir()} == before
     assert (process.returncode, err) == (0, "") and "allowed" in out
 
 
-def test_wrong_settings_around_do_not_matter(town: Town) -> None:
+def test_wrong_settings_around_do_not_matter(demo: Demo) -> None:
     """They are somebody else's."""
-    town.environment |= {"GUESTGATE_PORT": "nonsense", "GUESTGATE_STAND_IN": "refuse"}
-    assert SUMMARY.search(town.run("--for", "1"))
+    demo.environment |= {"GUESTGATE_PORT": "nonsense", "GUESTGATE_STAND_IN": "refuse"}
+    assert SUMMARY.search(demo.run("--for", "1"))
 
 
 def test_the_command_can_be_pasted_from_odd_folders() -> None:
     """A temporary folder with a space in its name."""
     ca = Path("/tmp/my folder/it's/cert.pem")
-    gate = quickstart.Gate("https://localhost:8443/checkin-validation", ca, {quickstart.STUDIOS[0][0]: "key"})
+    gate = quickstart.Gate(Town(TownSpec(members=1)), "https://localhost:8443/checkin-validation", ca)
     words = shlex.split(gate.curl())
     assert words[words.index("--cacert") + 1] == str(ca)
     assert words[words.index("-d") + 1] == BODY
 
 
+@pytest.mark.parametrize(("day_s", "watched_s"), [(quickstart.DEFAULT_SECONDS, 4), (30, 30), (DAY_S, 4), (DAY_S, 60)])
+def test_there_is_something_to_see_at_any_hour(day_s: int, watched_s: int) -> None:
+    """Soon after the start and later: people who are let in, people who are not, and several reasons."""
+    for hour in range(0, 7 * 24, 3):
+        reasons = shown(datetime(2026, 11, 23, 0, 30, tzinfo=UTC) + timedelta(hours=hour), day_s, watched_s)
+        allowed = (reasons["ok"] + reasons["reentry"]) / reasons.total()
+        assert reasons.total() >= 20 and 0.4 <= allowed <= 0.9, (hour, reasons)
+        assert len(reasons) >= 5, (hour, reasons)
+
+
+def shown(now: datetime, day_s: int, watched_s: int) -> Counter[str]:
+    """The reasons that the quickstart's doors are given in its first seconds, by the sandbox's own rules."""
+    town = Town(TownSpec(quickstart.SEED, members=quickstart.MEMBERS, day=now.date().isoformat()))
+    load = Load(quickstart.PEOPLE_A_SECOND, day_s, quickstart.SEED, from_h=MORNING_H)
+    rules, inside, reasons = Rulebook(town), defaultdict[str, list[Entry]](list), Counter[str]()
+    for tap in takewhile(lambda tap: tap.due_s < watched_s, taps(town, load)):
+        at = now + timedelta(seconds=tap.due_s)
+        member = rules.member_of(tap.aggregator_id, tap.customer_id)
+        entries = inside[member.id if member else ""]
+        verdict = rules.verdict(at, tap.studio, member, tap.customer_id, entries)
+        if verdict.reason == "ok":
+            entries.append(Entry(str(tap.number), tap.studio, at, local_date(at, tap.studio)))
+        reasons[verdict.reason] += 1
+    return reasons
+
+
 class Window:
     """A terminal window with the quickstart in it."""
 
-    def __init__(self, town: Town, columns: int, rows: int, *options: str) -> None:
+    def __init__(self, demo: Demo, columns: int, rows: int, *options: str) -> None:
         """Open it, and start."""
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -235,12 +267,12 @@ class Window:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            cwd=town.here,
-            env={name: value for name, value in town.environment.items() if name not in hidden},
+            cwd=demo.here,
+            env={name: value for name, value in demo.environment.items() if name not in hidden},
             start_new_session=True,
         )
         os.close(slave)
-        town.started.append(self.process)
+        demo.started.append(self.process)
         self.out = ""
 
     def read_until(self, condition: Callable[[str], object]) -> None:
@@ -268,9 +300,9 @@ class Window:
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(80, 24), (120, 40), (60, 30)])
-def test_the_live_view_on_a_terminal(columns: int, rows: int, town: Town) -> None:
+def test_the_live_view_on_a_terminal(columns: int, rows: int, demo: Demo) -> None:
     """It moves, fits the window, its command can be pasted from there, and Ctrl-C ends it with a summary."""
-    window = Window(town, columns, rows)
+    window = Window(demo, columns, rows)
     window.read_until(lambda out: len(REDRAWN.findall(out)) >= 12 and " ok " in out)
     view = window.frames()[-2]
     assert "guestgate quickstart" in view and "Ctrl-C" in view and "allowed" in view
@@ -284,4 +316,4 @@ def test_the_live_view_on_a_terminal(columns: int, rows: int, town: Town) -> Non
     figures = SUMMARY.match(" ".join(last))
     assert figures is not None and int(figures[2]) > 0
     assert window.out.rindex("\x1b[?25h") > window.out.rindex("\x1b[?25l")  # the cursor is back
-    assert town.left_behind() == []
+    assert demo.left_behind() == []

@@ -5,19 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import statistics
+import subprocess
+import sys
 from collections import Counter
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from gate import Gate
-from towns import settle
+from gate import Gate, environment
 
-from guestgate.errors import UsageError
-from guestgate.sandbox import export
+from guestgate import members, studios
+from guestgate.directory import KeyKind, load_plans
+from guestgate.errors import OperationError, UsageError
+from guestgate.sandbox import export, setup
 from guestgate.sandbox.arrivals import HOURS, Load, jumps, taps
 from guestgate.sandbox.town import PLAN_WEIGHTS, Town, TownSpec
 
@@ -69,16 +74,44 @@ def test_the_member_file_is_the_town(tmp_path: Path) -> None:
         export.read_spec(tmp_path)
 
 
-def test_the_exported_files_are_taken(home: Gate) -> None:
-    """By guestgate's own readers, without a bad row."""
-    settle(home, TOWN)
-    studios = {studio["id"]: studio for studio in home.json("studio", "list")}
-    assert {studio.id: (studio.test, not studio.paused) for studio in TOWN.studios} == {
-        id_: (studio["test"], studio["active"]) for id_, studio in studios.items()
-    }
-    member = next(member for member in TOWN.members if len(member.linked) > 1)
-    (shown,) = home.json("member", "show", member.id)
-    assert shown["customers"] == sorted(member.linked) and shown["plan"] == member.plan
+def test_an_exported_town_is_taken(home: Gate, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """In this process as by the exported script: the same plans, studios, keys and members."""
+    town = Town(TownSpec(seed=3, studios=5, members=200))
+    setup.put(town, home.folder / "town", home.database)
+    other = Gate(tmp_path_factory.mktemp("other"))
+    here = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    script = ["sh", str(home.folder / "town" / "setup.sh"), "--config", str(other.home / "guestgate.toml")]
+    subprocess.run(script, env=environment() | {"PATH": here}, check=True, capture_output=True, timeout=120)
+    found = contents(home, town)
+    assert found == contents(other, town)
+    assert set(found["plans"]) == set(town.plans) and len(found["keys"]) == 5 * len(KeyKind)
+    for studio, row in zip(sorted(town.studios, key=lambda studio: studio.id), found["studios"], strict=True):
+        assert (row["id"], row["test"], row["active"]) == (studio.id, studio.test, not studio.paused)
+    for member, row in zip(town.members, found["members"], strict=True):
+        assert (row["customers"], row["plan"]) == (sorted(member.linked), member.plan)
+
+
+def contents(gate: Gate, town: Town) -> dict[str, Any]:
+    """What an installation knows of a town, without when it learned of it."""
+    with gate.database.read() as connection:
+        keys = studios.key_list(connection)
+        return {
+            "plans": load_plans(connection),
+            "studios": studios.studio_list(connection),
+            "keys": sorted((key["studio"], key["kind"], key["fingerprint"]) for key in keys),
+            "members": [members.member_dict(connection, member.id) for member in town.members],
+        }
+
+
+def test_a_town_does_not_move_in_twice(home: Gate, tmp_path: Path) -> None:
+    """Nor where somebody else has one of its customers."""
+    home.plans()
+    member = next(member for member in TOWN.members if member.linked)
+    home.members(f"mine,free,{member.linked[0]}", header="member_id,plan,customer_id")
+    with pytest.raises(OperationError, match=f"members.csv:[0-9]+: customer_id: {member.linked[0]} is linked"):
+        setup.put(TOWN, tmp_path / "town", home.database)
+    with pytest.raises(OperationError, match="exists"):
+        setup.put(TOWN, tmp_path / "town", home.database)
 
 
 def test_people_come_as_often_as_asked_and_have_their_hours() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -15,11 +16,13 @@ from receiver import Receiver
 from terminal import Terminal
 from towns import log_of, recorded, run
 
-from guestgate.sandbox.arrivals import Load, taps
+from guestgate.sandbox.arrivals import MORNING_H, Load, taps
 from guestgate.sandbox.door import Desk, Tap
-from guestgate.sandbox.platform import Endpoints
+from guestgate.sandbox.journal import Journal
+from guestgate.sandbox.platform import Endpoints, Platform
 from guestgate.sandbox.report import LIMIT_MS, Latencies, Report
 from guestgate.sandbox.town import Town, TownSpec
+from guestgate.sandbox.traffic import Traffic
 
 TOWN = Town(TownSpec(members=200))
 
@@ -36,6 +39,28 @@ def test_a_silent_endpoint_slows_nobody_down(tmp_path: Path) -> None:
     started = calls[0].began.timestamp() - planned[0].due_s
     late = sorted(call.began.timestamp() - started - tap.due_s for call, tap in zip(calls, planned, strict=True))
     assert late[len(late) // 2] < 0.7  # one after the other they would have taken many times as long
+
+
+def test_a_run_that_is_ended_waits_for_its_calls(tmp_path: Path) -> None:
+    """They may be decided, so the log has to know what came of them; none is broken off."""
+
+    async def end_early() -> Report:
+        with Journal(tmp_path / "log") as journal:
+            endpoints = Endpoints(f"{receiver.base}/checkin-validation", ca=receiver.cert)
+            async with Platform(TOWN, endpoints, journal) as platform:
+                traffic = Traffic(platform, Load(40, 60, seed=3, from_h=MORNING_H))
+                running = asyncio.create_task(traffic.run())
+                await asyncio.sleep(0.4)
+                running.cancel()
+                await asyncio.wait([running])
+                assert running.cancelled()
+                return traffic.report
+
+    with Receiver(tmp_path) as receiver:
+        receiver.answers["/checkin-validation"] = hang
+        report = asyncio.run(end_early())
+    assert len(log_of(tmp_path / "log").calls) == report.latencies.count > 3
+    assert set(report.undelivered_why) == {"no answer within 750 ms; the call was cancelled"}
 
 
 def hang(_: object) -> tuple[int, dict[str, str]]:
@@ -112,13 +137,13 @@ def test_wrong_usage_is_one_sentence(arguments: tuple[str, ...], complaint: str,
 
 
 def test_latencies_are_counted_in_bounded_space() -> None:
-    """Percentiles to the millisecond, rounded up; everything beyond a second in the last bar."""
+    """Percentiles to a tenth of a millisecond; everything beyond a second in the last bar."""
     found = Latencies()
     assert found.percentile_ms(0.5) == 0 and sum(count for *_, count in found.bars()) == 0
     for ms in range(1000):
         found.add(ms + 0.5)
     found.add(5000)
-    assert (found.percentile_ms(0.5), found.percentile_ms(0.99), found.worst_ms) == (501, 991, 5000)
+    assert (found.percentile_ms(0.5), found.percentile_ms(0.99), found.worst_ms) == (500.5, 990.5, 5000)
     assert found.bars()[-1] == (LIMIT_MS, 1000, 251) and sum(count for *_, count in found.bars()) == 1001
 
 

@@ -1,4 +1,4 @@
-"""Installations that a town of the sandbox lives in, and small runs through them."""
+"""Small runs of the sandbox's traffic, and what guestgate has on record of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from typing import Any
 
 from gate import Gate, wait_for
 
-from guestgate import plans, plans_file, record, studios
-from guestgate.directory import KeyKind
-from guestgate.members import Upsert, parse_row
-from guestgate.rows import RowFile
-from guestgate.sandbox import export
+from guestgate import record
 from guestgate.sandbox.arrivals import Load
 from guestgate.sandbox.calls import Log
 from guestgate.sandbox.journal import Journal, read
@@ -20,23 +16,6 @@ from guestgate.sandbox.platform import Endpoints, Platform
 from guestgate.sandbox.report import Report
 from guestgate.sandbox.town import Town
 from guestgate.sandbox.traffic import Traffic
-
-
-def settle(gate: Gate, town: Town) -> None:
-    """What the exported script does, in this process: a command for each studio and key takes its time."""
-    files = export.write(town, gate.folder / "town")
-    rows = [parse_row(row.line, row.fields or {}) for row in RowFile(str(files["members"]), export.COLUMNS, ())]
-    with gate.database.write() as connection:
-        plans.apply(connection, plans_file.read(files["plans"]))
-        for studio in town.studios:
-            facts = {"name": studio.name, "timezone": studio.timezone, "tags": frozenset(studio.tags)}
-            studios.add(connection, studio.id, **facts, test=studio.test)  # type: ignore[arg-type]
-            studios.add_key(connection, studio.id, studio.keys["checkin"], KeyKind.CHECKIN)
-            if studio.paused:
-                studios.change(connection, studio.id, active=False)
-        upsert = Upsert()
-        upsert(connection, rows)
-    assert upsert.report.bad == [] and upsert.report.added == len(town.members)
 
 
 def run(town: Town, endpoints: Endpoints, load: Load, log: Path | None) -> Report:

@@ -24,7 +24,7 @@ from guestgate.cli.common import (
 from guestgate.errors import UsageError
 from guestgate.sandbox import export as town_files
 from guestgate.sandbox import journal, server
-from guestgate.sandbox.arrivals import FAULTS, Load
+from guestgate.sandbox.arrivals import DAY_S, FAULTS, MORNING_H, Load
 from guestgate.sandbox.auditor import Audit
 from guestgate.sandbox.calls import Log
 from guestgate.sandbox.platform import Endpoints, Platform
@@ -201,7 +201,7 @@ def serve(
     loaded = settings.load(config)
     endpoints = Endpoints(url, member_validation_url, webhook_url, ca or loaded.tls_cert)
     chosen = faults_of(faults)
-    load = Load(rate, 1, seed, chosen) if rate else None
+    load = Load(rate, DAY_S, seed, chosen, MORNING_H) if rate else None
     with journal.Journal(log) as written:
         platform = Platform(town_of(town), endpoints, written, seed=seed, faulty_webhooks="webhooks" in chosen)
         written.run(platform.town)

@@ -21,6 +21,8 @@ from guestgate.sandbox.town import Member, Studio, Town
 HOURS = (1, 1, 1, 1, 1, 2, 6, 9, 8, 5, 4, 4, 5, 4, 4, 5, 7, 9, 10, 9, 7, 5, 3, 2)
 DAY_H = 24
 HOUR_S = 3600
+# Where people come without an end, ten minutes of ours are a day of theirs; to watch, begin in the morning.
+DAY_S, MORNING_H = 600, 7
 
 SECOND_TAP = 0.12
 SECOND_READER = 0.05

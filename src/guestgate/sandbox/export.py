@@ -10,11 +10,9 @@ from pathlib import Path
 
 from guestgate.directory import KeyKind
 from guestgate.errors import UsageError
-from guestgate.sandbox.town import KINDS, Town, TownSpec
+from guestgate.sandbox.town import Studio, Town, TownSpec
 
 SPEC_FILE = "town.json"
-# The kinds of key that guestgate can be given.
-KEPT = {kind.value for kind in KeyKind}
 COLUMNS = (
     *("member_id", "plan", "status", "valid_from", "valid_until", "cycle_anchor", "customer_id"),
     *("first_name", "last_name"),
@@ -66,6 +64,11 @@ def members_csv(town: Town) -> str:
     return text.getvalue()
 
 
+def kept_keys(studio: Studio) -> dict[KeyKind, str]:
+    """The keys of a studio that guestgate can be given, by kind."""
+    return {kind: studio.keys[kind.value] for kind in KeyKind}
+
+
 def setup_script(town: Town) -> str:
     """A shell script that puts plans, studios, keys and members into an installation."""
     lines = [
@@ -80,9 +83,10 @@ def setup_script(town: Town) -> str:
         words = ["guestgate", "studio", "add", studio.id, "--name", studio.name, "--timezone", studio.timezone]
         words += [word for tag in studio.tags for word in ("--tag", tag)] + (["--test"] if studio.test else [])
         lines.append(f'printf %s {shlex.quote(studio.keys["checkin"])} | {shlex.join(words)} --key-stdin "$@"')
-        for kind in (kind for kind in KINDS[1:] if kind in KEPT):
-            words = ["guestgate", "key", "add", studio.id, "--kind", kind]
-            lines.append(f'printf %s {shlex.quote(studio.keys[kind])} | {shlex.join(words)} --key-stdin "$@"')
+        for kind, key in kept_keys(studio).items():
+            if kind is not KeyKind.CHECKIN:
+                words = ["guestgate", "key", "add", studio.id, "--kind", kind.value]
+                lines.append(f'printf %s {shlex.quote(key)} | {shlex.join(words)} --key-stdin "$@"')
         if studio.paused:
             lines.append(f'guestgate studio pause {shlex.quote(studio.id)} "$@"')
     lines.append('guestgate member import "$town/members.csv" "$@"')

@@ -149,7 +149,7 @@ def _seen(seen: Seen) -> dict[str, Any]:
     return {
         "number": seen.number,
         "at": clock.iso(seen.at),
-        "time": seen.at.astimezone(seen.planned.studio.zone).strftime("%H:%M:%S"),
+        "time": seen.local_time,
         "studio": seen.planned.studio.id,
         "aggregator_id": seen.planned.aggregator_id,
         "customer_id": str(seen.planned.customer_id),

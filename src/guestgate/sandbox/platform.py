@@ -6,6 +6,7 @@ Everything here is bounded; what is oldest is forgotten first.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -49,12 +50,17 @@ class Checkin:
 
 
 class Seen(NamedTuple):
-    """A tap as the page shows it."""
+    """A tap as people are shown it."""
 
     number: int
     at: datetime
     planned: PlannedTap
     tap: Tap
+
+    @property
+    def local_time(self) -> str:
+        """What a clock on the studio's wall showed, to the second."""
+        return self.at.astimezone(self.planned.studio.zone).strftime("%H:%M:%S")
 
 
 @dataclass
@@ -74,9 +80,19 @@ class Platform:
     """Use as an asynchronous context manager."""
 
     def __init__(
-        self, town: Town, endpoints: Endpoints, journal: Journal, *, seed: int = 1, faulty_webhooks: bool = False
+        self,
+        town: Town,
+        endpoints: Endpoints,
+        journal: Journal,
+        *,
+        seed: int = 1,
+        faulty_webhooks: bool = False,
+        on_tap: Callable[[Seen], object] = lambda _: None,
     ) -> None:
-        """Open no connection yet. Raises UsageError for a bad address or certificate file."""
+        """Open no connection yet. `on_tap` is told of each tap once the desk has its message.
+
+        Raises UsageError for a bad address or certificate file.
+        """
         tls = trust(endpoints.ca)
         self.town = town
         self.endpoints = endpoints
@@ -92,6 +108,7 @@ class Platform:
             for name, customer_id in member.customers.items():
                 if name in self.tenants:
                     self.tenants[name].add(customer_id, member.id)
+        self._on_tap = on_tap
         self._taps = 0
         self._created = 0
         self._stack = AsyncExitStack()
@@ -129,9 +146,11 @@ class Platform:
         self.journal.call(at, planned, tap)
         self.desks[tap.desk] += 1
         self._taps += 1
-        self.latest.append(Seen(self._taps, at, planned, tap))
+        seen = Seen(self._taps, at, planned, tap)
+        self.latest.append(seen)
         if tap.desk is Desk.OPEN:
             self._check_in(planned.studio, planned.customer_id, at)
+        self._on_tap(seen)
         return tap
 
     async def by_hand(self, studio: Studio, aggregator_id: str, customer_id: int | None) -> Tap:

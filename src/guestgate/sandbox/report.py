@@ -16,35 +16,35 @@ COLOURS = {Desk.OPEN: "green", Desk.NOT_ALLOWED: "red", Desk.NOT_FOUND: "red", D
 
 
 class Latencies:
-    """How many answers took so many milliseconds; its size does not grow with their number."""
+    """How many answers took how long, to a tenth of a millisecond; its size does not grow with their number."""
 
     def __init__(self) -> None:
         """Nothing counted yet."""
-        self._by_ms = [0] * (MAX_MS + 1)
+        self._by_tenth = [0] * (10 * MAX_MS + 1)
         self.count = 0
         self.worst_ms = 0.0
 
     def add(self, ms: float) -> None:
         """One answer."""
-        self._by_ms[min(int(ms), MAX_MS)] += 1
+        self._by_tenth[min(round(10 * ms), 10 * MAX_MS)] += 1
         self.count += 1
         self.worst_ms = max(self.worst_ms, ms)
 
-    def percentile_ms(self, share: float) -> int:
-        """Whole milliseconds within which this share of the answers came, rounded up; 0 without answers."""
+    def percentile_ms(self, share: float) -> float:
+        """Milliseconds within which this share of the answers came, at most `MAX_MS`; 0 without answers."""
         left = share * self.count
-        for ms, count in enumerate(self._by_ms):
+        for tenth, count in enumerate(self._by_tenth):
             left -= count
-            if left <= 0 and self.count:
-                return ms + 1
-        return 0
+            if left <= 0:
+                return tenth / 10
+        return MAX_MS
 
     def bars(self) -> list[tuple[int, int, int]]:
         """(from, until, count) in milliseconds, for a histogram; the last bar holds everything beyond."""
         edges = (0, *BARS)
-        found = [(start, end, sum(self._by_ms[start:end])) for start, end in pairwise(edges)]
+        found = [(start, end, sum(self._by_tenth[10 * start : 10 * end])) for start, end in pairwise(edges)]
         start, end, count = found[-1]
-        return [*found[:-1], (start, end, count + self._by_ms[MAX_MS])]
+        return [*found[:-1], (start, end, count + self._by_tenth[-1])]
 
 
 class Report:

@@ -21,13 +21,11 @@ from guestgate.sandbox.arrivals import Load
 from guestgate.sandbox.open_api import OpenApi
 from guestgate.sandbox.page import HEADERS, Page
 from guestgate.sandbox.platform import Platform
-from guestgate.sandbox.traffic import Traffic
+from guestgate.sandbox.traffic import days
 
 LOOPBACK = "127.0.0.1"
 # The names a browser on this machine calls it by; any other is a page elsewhere that points its name at us.
 NAMES = [LOOPBACK, "localhost"]
-# People who come by themselves see ten minutes of ours as a day of theirs, from a morning on.
-DAY_S, FROM_H = 600, 7
 STOP_S = 2
 
 
@@ -79,7 +77,7 @@ async def serve(platform: Platform, port: int, load: Load | None, ready: Callabl
     )
     async with platform:
         serving = asyncio.create_task(granian.serve())
-        coming = asyncio.create_task(_come(platform, load)) if load is not None else None
+        coming = asyncio.create_task(days(platform, load)) if load is not None else None
         waiting = asyncio.create_task(ended.wait())
         ready()
         tasks = {task for task in (serving, coming, waiting) if task is not None}
@@ -93,10 +91,3 @@ async def serve(platform: Platform, port: int, load: Load | None, ready: Callabl
         await asyncio.wait([serving], timeout=STOP_S)
         if serving in done:
             raise OperationError(f"the sandbox ended unexpectedly: {serving.exception() or 'see the lines above'}")
-
-
-async def _come(platform: Platform, load: Load) -> None:
-    day = 0
-    while True:
-        await Traffic(platform, Load(load.rate, DAY_S, load.seed + day, load.faults, FROM_H)).run()
-        day += 1

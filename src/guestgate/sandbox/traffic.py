@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 from guestgate import clock
@@ -67,24 +69,27 @@ class Traffic:
         started = loop.time()
         changes = self._clock_changes()
         next_change = next(changes, None)
-        for planned in taps(self._platform.town, self._load):
-            while next_change is not None and next_change[0] <= planned.due_s:
-                await _until(started + next_change[0])
-                assert self._setter is not None
-                self._setter.set_ahead(next_change[1] - clock.now())
-                next_change = next(changes, None)
-            await _until(started + planned.due_s)
-            self.report.behind_ms = max(self.report.behind_ms, (loop.time() - started - planned.due_s) * 1000)
-            if len(under_way) >= MAX_UNDER_WAY:
-                self.report.not_made += 1
-                continue
-            task = loop.create_task(self._tap(planned))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
-            self._on_tap(planned.due_s)
-        await _until(started + self._load.seconds)
-        while under_way:
-            await asyncio.wait(under_way)
+        try:
+            for planned in taps(self._platform.town, self._load):
+                while next_change is not None and next_change[0] <= planned.due_s:
+                    await _until(started + next_change[0])
+                    assert self._setter is not None
+                    self._setter.set_ahead(next_change[1] - clock.now())
+                    next_change = next(changes, None)
+                await _until(started + planned.due_s)
+                self.report.behind_ms = max(self.report.behind_ms, (loop.time() - started - planned.due_s) * 1000)
+                if len(under_way) >= MAX_UNDER_WAY:
+                    self.report.not_made += 1
+                    continue
+                task = loop.create_task(self._tap(planned))
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+                self._on_tap(planned.due_s)
+            await _until(started + self._load.seconds)
+        finally:
+            # Also where the run is cancelled: a call that was made may be decided, so the log has to know of it.
+            while under_way:
+                await asyncio.wait(under_way)
         return self.report
 
     def _clock_changes(self) -> Iterator[tuple[float, datetime]]:
@@ -98,6 +103,12 @@ class Traffic:
 
     async def _tap(self, planned: PlannedTap) -> None:
         self.report.add(await self._platform.tap(planned), planned.fault.name)
+
+
+async def days(platform: Platform, load: Load) -> None:
+    """One day after the other, no two alike, until cancelled."""
+    for day in count():
+        await Traffic(platform, replace(load, seed=load.seed + day)).run()
 
 
 async def _until(instant: float) -> None:
