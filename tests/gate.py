@@ -57,6 +57,7 @@ class Gate:
         self.log = folder / "server.log"
         self.home = folder / "gate"
         starter.write(self.home, database_url=database_url)
+        self.database_url = database_url
         self.database = Database.at(database_url or f"sqlite:///{self.home / 'guestgate.db'}")
 
     @property
@@ -76,6 +77,13 @@ class Gate:
         )
         assert status is None or done.returncode == status, (done.returncode, done.stdout, done.stderr)
         return done
+
+    def join(self, folder: Path, *options: str) -> Gate:
+        """Another machine's installation on the same database, with the same studios' keys."""
+        folder.mkdir()
+        other = Gate(folder, *options, database_url=self.database_url)
+        other.keys = self.keys
+        return other
 
     def json(self, *arguments: str, **options: Any) -> list[Any]:
         """The objects that a command prints with --json."""
