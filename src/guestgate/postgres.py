@@ -127,10 +127,13 @@ class PostgresDatabase(Database):
         transaction.commit()  # SQLAlchemy's part of it; the server has nothing left to do
 
     def is_running(self, connection: Connection, transaction: int | None) -> bool:
-        """Asks the server, which also knows those of connections that broke."""
+        """Asks the server, which also knows those of connections that broke.
+
+        After a failover it may not have got as far as this number yet; then that is lost.
+        """
         status = connection.exec_driver_sql(
             "SELECT pg_xact_status(%(number)s::text::xid8) "
-            "WHERE %(number)s::text::xid8 < pg_snapshot_xmax(pg_current_snapshot())",
+            "WHERE %(number)s::text::xid8 < pg_current_xact_id()",
             {"number": str(transaction or 0)},
         ).scalar_one_or_none()
         return bool(status == "in progress")
