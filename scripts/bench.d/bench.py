@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ import seed
 import servers
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests"))
+from cluster import Cluster  # noqa: E402 - the tests' throw-away PostgreSQL
+
 HERE = Path(__file__).parent
 WARM_UP_S = 2
 SETTLE_S = 0.5  # what was under way when wrk hung up
@@ -30,7 +34,16 @@ NAMES = {
     "sqlite3": "FastAPI, sqlite3 behind a lock",
     "sqlalchemy": "FastAPI, SQLAlchemy asyncio",
     "nginx": "nginx, static answer",
+    "guestgate-postgres": "guestgate on PostgreSQL",
+    "sqlalchemy-postgres": "FastAPI, SQLAlchemy asyncpg",
 }
+# Who is compared with whom, and by how many times guestgate should be ahead.
+BARS = (
+    ("guestgate", "sqlite3", 8.0),
+    ("guestgate", "sqlalchemy", 30.0),
+    ("guestgate", "nginx", 0.18),
+    ("guestgate-postgres", "sqlalchemy-postgres", 12.0),
+)
 Result = dict[str, Any]
 
 
@@ -75,6 +88,7 @@ def _between(low: int, high: int) -> Callable[[str], int]:
 def _run(options: argparse.Namespace) -> Result:
     """Start everything, measure, end everything, whatever happens."""
     running: list[servers.Server] = []
+    ending = ExitStack()
     with tempfile.TemporaryDirectory(prefix="guestgate-bench-", ignore_cleanup_errors=True) as folder:
         try:
             site = servers.Site(Path(folder), seed.studio_keys())
@@ -83,30 +97,37 @@ def _run(options: argparse.Namespace) -> Result:
                 "load": os.getloadavg()[0],
                 "fdatasync_ms": _fdatasync_ms(site.folder),
             }
-            _start(options.only or list(NAMES), site, running)
+            _start(options.only or list(NAMES), site, running, ending)
             rounds = _measure(options, site, running)
         finally:
             # From here on nothing may cut the ending short.
-            for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(ending, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
             _say("")
             for server in running:
                 server.stop()
+            ending.close()
     results = {name: _summary(measured) for name, measured in rounds.items()}
     load = {"rounds": options.rounds, "seconds": options.seconds, "connections": options.connections}
     return {"machine": machine, "load": load, "servers": results, "bars": _bars(results)}
 
 
-def _start(names: list[str], site: servers.Site, running: list[servers.Server]) -> None:
+def _start(names: list[str], site: servers.Site, running: list[servers.Server], ending: ExitStack) -> None:
+    cluster: Cluster | None = None
     sample = json.dumps({"decision": "allowed", "reason": "ok", "decisionId": 36 * "0"}, separators=(",", ":"))
     for name in (name for name in NAMES if name in names):
         _say(f"starting {NAMES[name]}")
-        if name == "guestgate":
-            server = servers.guestgate(site, ROOT / ".venv/bin/guestgate")
+        database = None
+        if name.endswith("-postgres"):
+            cluster = cluster or Cluster("shared_buffers = 256MB", fsync=True)
+            ending.callback(cluster.close)
+            database = cluster.url(cluster.create())
+        if name.startswith("guestgate"):
+            server = servers.guestgate(site, ROOT / ".venv/bin/guestgate", name, database)
         elif name == "nginx":
             server = servers.nginx(site, sample)
         else:
-            server = servers.baseline(site, name, ROOT / ".venv-bench/bin/python")
+            server = servers.baseline(site, name, ROOT / ".venv-bench/bin/python", database)
         running.append(server)
         server.start()
         if len(server.sample) != len(sample):
@@ -169,24 +190,22 @@ def _summary(rounds: list[Result]) -> Result:
 
 def _bars(results: dict[str, Result]) -> list[Result]:
     """What guestgate is expected to reach; ratios of medians."""
-    if "guestgate" not in results:
-        return []
-    own = results["guestgate"]
     bars: list[Result] = [
-        {"name": f"times {NAMES[other]}", "value": _ratio(results, other), "at_least": at_least}
-        for other, at_least in (("sqlite3", 8.0), ("sqlalchemy", 30.0), ("nginx", 0.18))
-        if other in results
+        {"name": f"times {NAMES[other]}", "value": _ratio(results, own, other), "at_least": at_least}
+        for own, other, at_least in BARS
+        if own in results and other in results
     ]
-    bars.append({"name": "p99 in ms", "value": own["p99_ms"], "below": 25.0})
+    if "guestgate" in results:
+        bars.append({"name": "p99 in ms", "value": results["guestgate"]["p99_ms"], "below": 25.0})
     for bar in bars:
         bar["met"] = bar["value"] >= bar["at_least"] if "at_least" in bar else bar["value"] < bar["below"]
     return bars
 
 
-def _ratio(results: dict[str, Result], other: str) -> float:
+def _ratio(results: dict[str, Result], own: str, other: str) -> float:
     """How many check-ins guestgate answers for one of the other's."""
     answered = results[other]["checkins_per_s"]
-    return float(results["guestgate"]["checkins_per_s"] / answered) if answered else float("inf")
+    return float(results[own]["checkins_per_s"] / answered) if answered else float("inf")
 
 
 def _print(report: Result) -> None:
@@ -198,7 +217,8 @@ def _print(report: Result) -> None:
     )
     print(f"{'':32}{'check-ins/s':>12}{'p50 ms':>10}{'p99 ms':>10}{'guestgate is':>14}{'non-2xx':>10}")
     for name, result in results.items():
-        ratio = f"{_ratio(results, name):.3g} x" if "guestgate" in results else ""
+        own = "guestgate-postgres" if name.endswith("-postgres") else "guestgate"
+        ratio = f"{_ratio(results, own, name):.3g} x" if own in results else ""
         print(
             f"{NAMES[name]:32}{result['checkins_per_s']:>12,.0f}{result['p50_ms']:>10.1f}{result['p99_ms']:>10.1f}"
             f"{ratio:>14}{result['non_2xx']:>10,}"

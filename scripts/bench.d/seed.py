@@ -40,8 +40,26 @@ def baseline(database: Path, schema: Path, keys: list[str]) -> None:
     db.close()
 
 
-def guestgate(program: Path, folder: Path, keys: list[str]) -> None:
-    """Fill a guestgate folder through its command line."""
+def baseline_on_postgres(url: str, schema: Path, keys: list[str]) -> None:
+    """The same on PostgreSQL."""
+    import psycopg
+
+    with psycopg.connect(url) as db, db.cursor() as cursor:
+        text = schema.read_text().replace("INTEGER PRIMARY KEY", "SERIAL PRIMARY KEY")
+        cursor.execute(text.replace("customer_id INTEGER", "customer_id BIGINT"))
+        cursor.execute("INSERT INTO plans VALUES ('classic', 'Classic')")
+        cursor.executemany("INSERT INTO plan_limits (plan_id, max, per, scope) VALUES ('classic', %s, %s, %s)", LIMITS)
+        for number, key in enumerate(keys, 1):
+            cursor.execute("INSERT INTO studios VALUES (%s, %s, %s)", (f"s{number}", f"Studio {number}", TIMEZONE))
+            cursor.execute(
+                "INSERT INTO api_keys VALUES (%s, %s)", (sha256(key.encode()).hexdigest(), f"s{number}")
+            )
+        members = [(member_id(n),) for n in range(1, MEMBERS + 1)]
+        cursor.executemany("INSERT INTO members VALUES (%s, 'classic')", members)
+
+
+def guestgate(program: Path, folder: Path, keys: list[str], database: str | None = None) -> None:
+    """Fill a guestgate folder through its command line; in a database on a server where there is a URL."""
 
     def run(*arguments: str, typed: str | None = None) -> None:
         command = [str(program), *arguments]
@@ -62,7 +80,7 @@ def guestgate(program: Path, folder: Path, keys: list[str]) -> None:
         studio = (f"s{number}", "--name", f"Studio {number}", "--timezone", TIMEZONE)
         run("studio", "add", *studio, "--key-stdin", *config, typed=key)
 
-    run("init", str(folder))
+    run("init", str(folder), *(("--database", database) if database else ()))
     config = ("--config", str(folder / "guestgate.toml"))
     plans = folder / "bench-plans.toml"
     members = folder / "bench-members.csv"

@@ -149,28 +149,34 @@ class Server:
             connection.close()
 
 
-def guestgate(site: Site, program: Path) -> Server:
-    """Guestgate itself, as `guestgate serve` runs it."""
-    folder = site.folder / "guestgate"
-    seed.guestgate(program, folder, site.keys)
+def guestgate(site: Site, program: Path, name: str = "guestgate", database: str | None = None) -> Server:
+    """Guestgate itself, as `guestgate serve` runs it, with a database of its own or on a server."""
+    folder = site.folder / name
+    seed.guestgate(program, folder, site.keys, database)
     port, admin_port = _free_port(), _free_port()
     command = [str(program), "serve", "--config", str(folder / "guestgate.toml")]
     command += ["--host", "127.0.0.1", "--port", str(port), "--admin-port", str(admin_port)]
     command += ["--tls-cert", str(site.cert), "--tls-key", str(site.key)]
-    return Server("guestgate", site, port, command)
+    return Server(name, site, port, command)
 
 
-def baseline(site: Site, name: str, python: Path) -> Server:
-    """One of the Python baselines, under uvicorn."""
+def baseline(site: Site, name: str, python: Path, database: str | None = None) -> Server:
+    """One of the Python baselines, under uvicorn, with a database of its own or on a server."""
     here = Path(__file__).parent
-    database = site.folder / f"{name}.db"
-    seed.baseline(database, here / "schema.sql", site.keys)
+    module, _, _ = name.partition("-")
+    if database is not None:
+        seed.baseline_on_postgres(database, here / "schema.sql", site.keys)
+        address = database.replace("postgresql:", "postgresql+asyncpg:")
+    else:
+        file = site.folder / f"{name}.db"
+        seed.baseline(file, here / "schema.sql", site.keys)
+        address = f"sqlite+aiosqlite:///{file}" if module == "sqlalchemy" else str(file)
     port = _free_port()
-    command = [str(python), "-m", "uvicorn", f"baseline_{name}:app", "--app-dir", str(here)]
+    command = [str(python), "-m", "uvicorn", f"baseline_{module}:app", "--app-dir", str(here)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
     command += ["--ssl-certfile", str(site.cert), "--ssl-keyfile", str(site.key)]
-    return Server(name, site, port, command, {"BENCH_DATABASE": str(database)})
+    return Server(name, site, port, command, {"BENCH_DATABASE": address})
 
 
 def nginx(site: Site, body: str) -> Server:
