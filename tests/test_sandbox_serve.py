@@ -302,6 +302,13 @@ def test_what_a_form_cannot_mean_is_refused(content: dict[str, Any], sandbox: Sa
     assert len(sandbox.receiver.of("/checkin-validation")) == before
 
 
+def test_half_a_character_is_no_text(sandbox: Sandbox) -> None:
+    """JSON can spell it, but nobody could pass it on."""
+    content = b'{"studio": "%s", "aggregator_id": "\\ud800"}' % BERLIN.id.encode()
+    headers = {"content-type": "application/json"}
+    assert httpx.post(f"{sandbox.base}/town/tap", content=content, headers=headers).status_code == 400
+
+
 def test_other_sites_cannot_use_the_page(sandbox: Sandbox) -> None:
     """Neither with a form of theirs nor with a name of theirs that leads here; and it listens on loopback only."""
     assert (
