@@ -55,7 +55,7 @@ class Sandbox:
         self.receiver.__enter__()
         assert self.process.stdout is not None
         self.said = json.loads(self.process.stdout.readline())
-        wait_for(self._serves, "the sandbox did not start")
+        assert httpx.get(f"{self.base}/town").status_code == 200  # once it says so, it serves
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,12 +64,6 @@ class Sandbox:
         assert self.process.wait(timeout=30) == 0
         self.process.stdout.close()
         self.receiver.__exit__()
-
-    def _serves(self) -> bool:
-        try:
-            return httpx.get(f"{self.base}/town").status_code == 200
-        except httpx.TransportError:
-            return False
 
     def town(self) -> dict[str, Any]:
         """What the page is told."""
@@ -424,6 +418,21 @@ def test_people_come_by_themselves(tmp_path: Path) -> None:
     with Sandbox(tmp_path, "--rate", "40") as busy:
         wait_for(lambda: len(busy.town()["taps"]) >= 10, "nobody came")
         assert len(busy.receiver.of("/checkin-validation")) >= 10
+
+
+def test_a_full_disk_ends_it_with_a_sentence(tmp_path: Path) -> None:
+    """Where people come by themselves; nobody could audit what went on."""
+    command = ["sandbox", "serve", "--url", "https://localhost:1/checkin-validation", "--port", str(free_port())]
+    done = subprocess.run(
+        [sys.executable, "-m", "guestgate", *command, "--rate", "50", "--log", "/dev/full"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "guestgate: --log: /dev/full: No space left on device\n")
 
 
 def test_a_port_that_is_taken(sandbox: Sandbox, tmp_path: Path) -> None:

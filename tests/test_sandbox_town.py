@@ -47,7 +47,17 @@ def test_a_town_has_what_may_go_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, [], {"seed": "1"}, {"studios": 0}, {"members": 10**9}, {"day": "soon"}, {"plans": 3}]
+    "content",
+    [
+        None,
+        [],
+        {"seed": "1"},
+        {"studios": 0},
+        {"members": 10**9},
+        {"day": "soon"},
+        {"plans": 3},
+        {"aggregator_id": 5},
+    ],
 )
 def test_what_is_no_town(content: object) -> None:
     """Is refused with a sentence."""

@@ -15,7 +15,7 @@ from guestgate.rows import RowFile
 from guestgate.sandbox import export
 from guestgate.sandbox.arrivals import Load
 from guestgate.sandbox.calls import Log
-from guestgate.sandbox.journal import Journal, read
+from guestgate.sandbox.journal import Journal
 from guestgate.sandbox.platform import Endpoints, Platform
 from guestgate.sandbox.report import Report
 from guestgate.sandbox.town import Town
@@ -56,7 +56,7 @@ def log_of(*paths: Path) -> Log:
     """What logs hold."""
     log = Log()
     for path in paths:
-        log.add(read(path))
+        log.add(path)
     return log
 
 

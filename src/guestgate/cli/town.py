@@ -12,6 +12,7 @@ from guestgate import clock, record, settings
 from guestgate.cli.common import (
     AsJson,
     ConfigFile,
+    check_writable,
     console,
     open_database,
     own_url,
@@ -21,14 +22,13 @@ from guestgate.cli.common import (
     say,
     show,
 )
-from guestgate.errors import UsageError
+from guestgate.errors import OperationError, UsageError
 from guestgate.sandbox import export as town_files
 from guestgate.sandbox import journal, server
 from guestgate.sandbox.arrivals import FAULTS, Load
 from guestgate.sandbox.auditor import Audit
 from guestgate.sandbox.calls import Log
 from guestgate.sandbox.platform import Endpoints, Platform
-from guestgate.sandbox.report import Report
 from guestgate.sandbox.town import MAX_MEMBERS, MAX_STUDIOS, Town, TownSpec
 from guestgate.sandbox.traffic import Traffic
 
@@ -47,7 +47,7 @@ WebhookUrl = Annotated[
     str | None, typer.Option("--webhook-url", metavar="URL", help="Where to send webhooks; else nowhere.")
 ]
 LogFile = Annotated[
-    Path | None, typer.Option("--log", metavar="FILE", help="Write every call here, a JSON object a line.")
+    Path | None, typer.Option("--log", metavar="FILE", help="Add every call to this file, a JSON object a line.")
 ]
 Faults = Annotated[
     str | None,
@@ -140,7 +140,8 @@ def traffic(
     """Let a town's members check in, and report what the desks saw and how long answers took.
 
     People come when they come: a slow endpoint does not slow them down. Hours of the day have their rush; some
-    tap twice, some have the wrong card, some have no patience. The same seed is the same day.
+    tap twice, some have the wrong card, some have no patience. The same seed is the same day. Ctrl-C ends the
+    day early, with its report.
 
     [dim]guestgate sandbox traffic --town town --rate 50 --for 60 --faults cut,cancel --log run.jsonl[/dim]
     """
@@ -148,27 +149,35 @@ def traffic(
     endpoints = Endpoints(own_url(loaded) if url is None else url, None, webhook_url, ca or loaded.tls_cert)
     chosen = faults_of(faults, clock_file)
     load = Load(rate, seconds, seed, chosen)
+    if svg is not None:
+        check_writable(svg, "--svg")
+    ended = 0
     with journal.Journal(log) as written, progress_bar("a day in town (s)", seconds) as progress:
         platform = Platform(town_of(town), endpoints, written, seed=seed, faulty_webhooks="webhooks" in chosen)
         setting = clock_file if "clock" in chosen else None
         run = Traffic(platform, load, clock_file=setting, on_tap=lambda due_s: progress(int(due_s)))
-        report = asyncio.run(_drive(platform, run))
-    if svg is not None:
         try:
-            title = f"guestgate sandbox traffic --rate {rate:g} --for {seconds} --seed {seed}"
-            svg.write_text(report.svg(title), "utf-8")
-        except OSError as error:
-            raise UsageError(f"--svg: {svg}: {error.strerror}") from None
+            asyncio.run(_drive(platform, run))
+        except KeyboardInterrupt:
+            ended = 130
+    report = run.report
     if as_json:
         print_json(report.as_dict())
     else:
         say(report.text())
+    if svg is not None:
+        title = f"guestgate sandbox traffic --rate {rate:g} --for {seconds} --seed {seed}"
+        try:
+            svg.write_text(report.svg(title), "utf-8")
+        except OSError as error:
+            raise OperationError(f"--svg: {svg}: {error.strerror}") from None
+    raise typer.Exit(ended)
 
 
-async def _drive(platform: Platform, run: Traffic) -> Report:
+async def _drive(platform: Platform, run: Traffic) -> None:
     async with platform:
         platform.activated.update(studio.id for studio in platform.town.studios)
-        return await run.run()
+        await run.run()
 
 
 def serve(
@@ -236,7 +245,7 @@ def audit(
     """
     log = Log()
     for path in logs:
-        log.add(journal.read(path))
+        log.add(path)
     if log.spec is None:
         raise UsageError(f"{logs[0]}: names no town; this is no log of the sandbox")
     requires = settings.load(config).payable_requires

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from guestgate.errors import UsageError
+from guestgate.sandbox import journal
 from guestgate.sandbox.town import TownSpec
 
 # An endpoint notes a call's time within these of the caller's own clock; a call that was given up may lie
@@ -54,20 +55,22 @@ class Log:
     clocks: list[tuple[datetime, timedelta]] = field(default_factory=list)
     checked_in: set[int] = field(default_factory=set)
 
-    def add(self, lines: Iterable[dict[str, Any]]) -> None:
-        """The lines of a log. Raises UsageError for one of another town."""
-        for line in lines:
-            if line["kind"] == "run":
-                spec = TownSpec.from_dict(line["town"])
-                if self.spec not in (None, spec):
-                    raise UsageError("the logs are of different towns")
-                self.spec = spec
-            elif line["kind"] == "call":
-                self.calls.append(_call(line))
-            elif line["kind"] == "clock":
-                self.clocks.append((datetime.fromisoformat(line["at"]), timedelta(seconds=line["ahead_s"])))
-            elif line["kind"] == "webhook" and line["type"] == "CUSTOMER_CHECKIN":
-                self.checked_in.add(line["entity_id"])
+    def add(self, path: Path) -> None:
+        """A log's lines. Raises UsageError for a file that is none, or one of another town."""
+        journal.read(path, self._take)
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if line["kind"] == "run":
+            spec = TownSpec.from_dict(line["town"])
+            if self.spec not in (None, spec):
+                raise UsageError("the logs are of different towns")
+            self.spec = spec
+        elif line["kind"] == "call":
+            self.calls.append(_call(line))
+        elif line["kind"] == "clock":
+            self.clocks.append((datetime.fromisoformat(line["at"]), timedelta(seconds=line["ahead_s"])))
+        elif line["kind"] == "webhook" and line["type"] == "CUSTOMER_CHECKIN":
+            self.checked_in.add(line["entity_id"])
 
     def fits(self, call: Call, received_at: datetime) -> bool:
         """Whether the endpoint's clock may have shown this when the call came."""
