@@ -27,6 +27,7 @@ from sqlalchemy import insert, update
 from terminal import COMMAND, Done, Terminal
 
 from guestgate import clock, database, registration, schema, sequence, settings
+from guestgate.cli.sandbox import temporary_key
 from guestgate.errors import UsageError
 from guestgate.quickstart import make_certificate
 from guestgate.sandbox.door import Desk, Door, Tap
@@ -1131,6 +1132,14 @@ def test_a_temporary_key_is_revoked_afterwards(running: Running) -> None:
     made = [key for key in running.all_keys() if key not in before]
     assert 2 <= len(made) <= 3 and {key["state"] for key in made} == {"revoked"}
     assert all(key["expires_at"] and key["studio"] == "s1" and key["kind"] == "checkin" for key in made)
+
+
+def test_a_temporary_key_that_somebody_revoked_spoils_no_tap(running: Running) -> None:
+    """What the desk saw is told all the same."""
+    before = running.all_keys()
+    with temporary_key(running.gate.database, "s1"):
+        (made,) = [key for key in running.all_keys() if key not in before]
+        running.run("key", "revoke", made["fingerprint"])
 
 
 def test_a_key_from_standard_input_is_used_as_it_is(running: Running) -> None:

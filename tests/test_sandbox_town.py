@@ -143,6 +143,7 @@ def test_export_on_the_command_line(home: Gate, tmp_path: Path) -> None:
     done = home.cli("sandbox", "export", str(tmp_path / "t"), "--seed", "3", "--members", "400")
     assert f"sh {tmp_path / 't' / 'setup.sh'}" in done.stdout
     assert json.loads((tmp_path / "t" / "town.json").read_text("utf-8"))["seed"] == 3
+    home.cli("sandbox", "export", str(tmp_path / "t"), "--seed", "3", "--members", "400")  # again
     script = (tmp_path / "t" / "setup.sh").read_text("utf-8")
     assert script.count("guestgate studio add ") == 6 == script.count("--kind webhook")
     assert not [line for line in script.splitlines() if "sandbox-" in line and not line.startswith("printf %s ")]

@@ -18,7 +18,8 @@ from receiver import Receiver
 from terminal import Terminal
 from towns import log_of, recorded, run
 
-from guestgate.sandbox.arrivals import Load, taps
+from guestgate.cli.town import faults_of
+from guestgate.sandbox.arrivals import FAULTS, Load, taps
 from guestgate.sandbox.door import Desk, Tap
 from guestgate.sandbox.platform import Endpoints
 from guestgate.sandbox.report import LIMIT_MS, Latencies, Report
@@ -140,6 +141,14 @@ def test_a_line_that_is_none_is_named(line: str, terminal: Terminal) -> None:
     assert "run.jsonl:2: this is no line of a sandbox's log" in terminal.complaint("sandbox", "audit", file)
 
 
+def test_all_faults_are_those_that_can_happen() -> None:
+    """However they are listed."""
+    assert faults_of(None, {}) == faults_of("", {}) == frozenset()
+    assert faults_of("all", {}) == faults_of("cut, all,", {}) == set(FAULTS)
+    assert faults_of("all", {"clock": "needs a file"}) == set(FAULTS) - {"clock"}
+    assert faults_of("cut,cancel", {"clock": "needs a file"}) == {"cut", "cancel"}
+
+
 def test_an_audit_of_nothing(home: Gate, tmp_path: Path) -> None:
     """A log of a town where nobody came agrees with an empty record."""
     endpoints = Endpoints(f"https://localhost:{free_port()}/checkin-validation")
@@ -154,6 +163,9 @@ def test_an_audit_of_nothing(home: Gate, tmp_path: Path) -> None:
     [
         (("traffic", "--faults", "rain"), "--faults: there is no fault 'rain'"),
         (("traffic", "--faults", "clock"), "--faults clock: give --clock-file"),
+        (("traffic", "--faults", "cut,clock"), "--faults clock: give --clock-file"),
+        (("traffic", "--faults", "webhooks"), "--faults webhooks: give --webhook-url"),
+        (("serve", "--url", "https://localhost/", "--faults", "clock"), "--faults clock: only sandbox traffic"),
         (("traffic", "--town", "nowhere"), "--town: nowhere/town.json"),
         (("traffic", "--url", "gate"), "--url: "),
         (("traffic", "--rate", "0"), "--rate"),
@@ -163,6 +175,7 @@ def test_an_audit_of_nothing(home: Gate, tmp_path: Path) -> None:
         (("audit", "guestgate.toml"), "guestgate.toml:1: this is no line of a sandbox's log"),
         (("traffic", "--svg", "nowhere/run.svg"), "--svg: nowhere/run.svg: "),
         (("export", "guestgate.toml"), "guestgate.toml: "),
+        (("export", "."), "plans.toml is there already"),
         (("export", "town", "--studios", "0"), "--studios"),
     ],
 )

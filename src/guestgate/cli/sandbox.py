@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -121,7 +121,7 @@ def temporary_key(database: Database, studio: str) -> Iterator[str]:
     try:
         yield token
     finally:
-        with database.write(who()) as connection:
+        with database.write(who()) as connection, suppress(OperationError):  # somebody has done so already
             studios.revoke_key(connection, fingerprint)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -72,19 +73,20 @@ def town_of(folder: Path | None) -> Town:
     return Town(TownSpec(day=clock.now().date().isoformat()))
 
 
-def faults_of(text: str | None, clock_file: Path | None = None) -> frozenset[str]:
-    """The faults of ``--faults``; "all" leaves the clock alone where there is no file to set it with."""
-    if not text:
-        chosen = frozenset[str]()
-    elif text == "all":
-        chosen = frozenset(FAULTS) - (frozenset() if clock_file else {"clock"})
-    else:
-        chosen = frozenset(name.strip() for name in text.split(","))
-    for name in chosen - set(FAULTS):
+def faults_of(text: str | None, missing: Mapping[str, str]) -> frozenset[str]:
+    """The faults of ``--faults``. `missing` says of some what they need; "all" leaves those out."""
+    chosen = {name for name in map(str.strip, (text or "").split(",")) if name}
+    for name in sorted(chosen - {*FAULTS, "all"}):
         raise UsageError(f"--faults: there is no fault {name!r}; there are {', '.join(FAULTS)} and all")
-    if "clock" in chosen and clock_file is None:
-        raise UsageError("--faults clock: give --clock-file FILE, the one that libfaketime reads for the endpoint")
-    return chosen
+    for name in sorted(chosen & set(missing)):
+        raise UsageError(f"--faults {name}: {missing[name]}")
+    return frozenset(set(FAULTS) - set(missing) if "all" in chosen else chosen)
+
+
+def _missing(webhook_url: str | None, clock: str | None) -> dict[str, str]:
+    """What keeps some faults from happening."""
+    needs = {"webhooks": None if webhook_url else "give --webhook-url URL, else nothing is sent", "clock": clock}
+    return {name: need for name, need in needs.items() if need is not None}
 
 
 def export(
@@ -147,7 +149,8 @@ def traffic(
     """
     loaded = settings.load(config)
     endpoints = Endpoints(own_url(loaded) if url is None else url, None, webhook_url, ca or loaded.tls_cert)
-    chosen = faults_of(faults, clock_file)
+    no_clock = "give --clock-file FILE, the one that libfaketime reads for the endpoint"
+    chosen = faults_of(faults, _missing(webhook_url, None if clock_file else no_clock))
     load = Load(rate, seconds, seed, chosen)
     if svg is not None:
         check_writable(svg, "--svg")
@@ -209,7 +212,7 @@ def serve(
     """
     loaded = settings.load(config)
     endpoints = Endpoints(url, member_validation_url, webhook_url, ca or loaded.tls_cert)
-    chosen = faults_of(faults)
+    chosen = faults_of(faults, _missing(webhook_url, "only sandbox traffic can set the endpoint's clock"))
     load = Load(rate, 1, seed, chosen) if rate else None
     with journal.Journal(log) as written:
         platform = Platform(town_of(town), endpoints, written, seed=seed, faulty_webhooks="webhooks" in chosen)

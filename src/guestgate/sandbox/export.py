@@ -22,7 +22,7 @@ COLUMNS = (
 
 
 def write(town: Town, folder: Path) -> dict[str, Path]:
-    """Write the files; what an earlier export left there is replaced. Raises UsageError."""
+    """Write the files; what an earlier export left there is replaced, and nothing else. Raises UsageError."""
     contents = {
         "members": ("members.csv", members_csv(town)),
         "plans": ("plans.toml", town.plans_toml),
@@ -30,6 +30,10 @@ def write(town: Town, folder: Path) -> dict[str, Path]:
         "town": (SPEC_FILE, json.dumps(town.spec.as_dict(), indent=2) + "\n"),
     }
     files = {what: folder / name for what, (name, _) in contents.items()}
+    if not files["town"].exists():
+        for file in files.values():
+            if file.exists():
+                raise UsageError(f"{file} is there already and no part of a town; give an empty or a new folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in contents.values():
