@@ -403,14 +403,17 @@ def test_the_desk_s_forms(page: Page, sandbox: Sandbox) -> None:
     page.click("summary")
     page.fill("#register input", "code-2")
     page.click("#register button")
-    page.wait_for_selector("#done >> text=Zoë Nowak is now customer")
+    page.wait_for_selector("#register output >> text=Zoë Nowak is now customer")
     page.fill("#customer input", "77")
     page.click("#customer button")
-    page.wait_for_selector("#done >> text=customer 77 is not in")
+    page.wait_for_selector("#customer output >> text=customer 77 is not in")
     tap(page, "m-100007")
     page.wait_for_selector("#desk .open")
+    page.click("summary")
     page.click("#studios li:first-child button")
-    page.wait_for_selector("#done >> text=checked out")
+    page.wait_for_selector(
+        f"#places output >> text=checked out of {BERLIN.name}"
+    )  # also with the desk's forms folded away
 
 
 def test_people_come_by_themselves(tmp_path: Path) -> None:

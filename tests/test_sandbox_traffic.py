@@ -88,7 +88,11 @@ def test_a_run_on_the_command_line(served: Gate, tmp_path: Path) -> None:
     lines = (tmp_path / "run.jsonl").read_text("utf-8").splitlines()
     assert len(lines) == report["calls"] + 1
     shown = served.cli("sandbox", "traffic", *options, "--seed", "2").stdout
-    assert "communication error" in shown and "the platform waits no longer" in shown
+    assert (
+        "does not know the town's keys" in shown
+        and "communication error" in shown
+        and "the platform waits no longer" in shown
+    )
     done = served.cli("sandbox", "audit", str(tmp_path / "run.jsonl"), status=1)
     assert re.search(r"was answered 401, without a decision", done.stdout) and "differences" in done.stdout
 

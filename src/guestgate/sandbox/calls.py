@@ -146,7 +146,9 @@ class Matching:
         key = decision["studio"], decision["aggregator_id"], decision["customer_id"]
         fitting = [call for call in unanswered[key] if log.fits(call, received_at)]
         if not fitting:
-            self.findings.append(f"decision {decision['id']} of {decision['received_at']} answers no call of the log")
+            self.findings.append(
+                f"decision {decision['id']} of {decision['received_at']} answers no call of these logs"
+            )
             return
         call = min(fitting, key=lambda call: call.ended)
         unanswered[key].remove(call)

@@ -13,7 +13,6 @@ LIMIT_MS = round(CANCEL_AFTER_S * 1000)
 MAX_MS = 1000
 MAX_KINDS = 40
 BARS = (1, 2, 5, 10, 20, 50, 100, 200, 400, 600, LIMIT_MS, MAX_MS)
-COLOURS = {Desk.OPEN: "green", Desk.NOT_ALLOWED: "red", Desk.NOT_FOUND: "red", Desk.ERROR: "yellow"}
 
 
 class Latencies:
@@ -112,6 +111,8 @@ class Report:
             label = f"{start} – {end} ms" if end < MAX_MS else f"{start} ms –"
             lines.append(f"  {label:>13} {count:>8}  {'█' * round(40 * count / most) or ('▏' if count else '')}")
         lines.append(f"{self.undelivered} undelivered" + _listed(self.undelivered_why))
+        if self.undelivered_why["status 401"]:
+            lines.append("with status 401 the endpoint says that it does not know the town's keys")
         if self.faults:
             lines.append(f"{sum(self.faults.values())} calls met a fault" + _listed(self.faults))
         if self.webhooks:
