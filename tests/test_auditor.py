@@ -105,6 +105,8 @@ DECISION_LIES = {
     "another time": ({"reason": "ok"}, change(received_at=lambda at: later(at, seconds=5))),
     "another member": ({"reason": "ok"}, change(member="m-100149")),
     "another studio": ({"reason": "ok"}, change(studio="nowhere")),
+    "another plan": ({"reason": "limit_reached"}, change(plan="none")),
+    "a plan of nobody": ({"reason": "unknown_member"}, change(plan="classic")),
     "another customer": ({"reason": "ok"}, change(customer_id=1)),
     "leans on nothing": ({"reason": "reentry"}, change(visit=None)),
     "leans on another": ({"reason": "reentry"}, change(visit="00000000-0000-7000-8000-000000000000")),

@@ -93,6 +93,8 @@ def test_a_run_on_the_command_line(served: Gate, tmp_path: Path) -> None:
         and "communication error" in shown
         and "the platform waits no longer" in shown
     )
+    full = served.cli("sandbox", "traffic", *options, "--svg", "/dev/full", status=1)
+    assert "the desks saw" in full.stdout and "--svg: /dev/full: No space left" in full.stderr
     done = served.cli("sandbox", "audit", str(tmp_path / "run.jsonl"), status=1)
     assert re.search(r"was answered 401, without a decision", done.stdout) and "differences" in done.stdout
 

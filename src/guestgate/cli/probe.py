@@ -25,6 +25,7 @@ from guestgate.cli.common import (
     read_key,
     say,
     who,
+    write_file,
 )
 from guestgate.cli.sandbox import KEY_PATIENCE_S, one_tap
 from guestgate.errors import UsageError
@@ -84,12 +85,12 @@ def probe_command(
     if junit_file is not None:
         check_writable(junit_file, "--junit")
     report = _probe(Target.of(url, read_key(), *cards, ca), calls)
-    if junit_file is not None:
-        junit_file.write_bytes(junit.document(report))
     if as_json:
         print_json(report.as_dict())
     else:
         _show(report)
+    if junit_file is not None:
+        write_file(junit_file, "--junit", junit.document(report))
     raise typer.Exit(0 if report.holds else 1)
 
 

@@ -22,8 +22,9 @@ from guestgate.cli.common import (
     progress_bar,
     say,
     show,
+    write_file,
 )
-from guestgate.errors import OperationError, UsageError
+from guestgate.errors import UsageError
 from guestgate.sandbox import export as town_files
 from guestgate.sandbox import journal, server
 from guestgate.sandbox.arrivals import FAULTS, Load
@@ -170,10 +171,7 @@ def traffic(
         say(report.text())
     if svg is not None:
         title = f"guestgate sandbox traffic --rate {rate:g} --for {seconds} --seed {seed}"
-        try:
-            svg.write_text(report.svg(title), "utf-8")
-        except OSError as error:
-            raise OperationError(f"--svg: {svg}: {error.strerror}") from None
+        write_file(svg, "--svg", report.svg(title).encode())
     raise typer.Exit(ended)
 
 
