@@ -288,6 +288,17 @@ def test_a_call_that_was_given_up_may_have_been_decided_or_not() -> None:
     assert any("answers no call" in problem for problem in story.problems())
 
 
+def test_a_call_that_came_too_late_to_be_read_left_nothing() -> None:
+    """408 is an answer without a decision; one on record for it answers no call."""
+    story = Story()
+    story.tap("ok")
+    story.call(status=408)
+    assert story.problems() == []
+    story.tap("ok", delivered=False, reversed_=True)
+    story.log.calls[-1].status = 408
+    assert any("answers no call" in problem for problem in story.problems())
+
+
 @pytest.mark.parametrize("counted", [True, False])
 def test_a_visit_that_is_being_taken_back_may_count_or_not(counted: bool) -> None:
     """Shortly after the call was given up nobody outside knows."""

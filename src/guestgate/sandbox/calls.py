@@ -18,6 +18,7 @@ ANSWERED_SLACK = timedelta(milliseconds=150)
 GIVEN_UP_SLACK = timedelta(seconds=2)
 # A clock that was set is set everywhere after this long: each process looks once a second.
 CLOCK_SETTLES = timedelta(seconds=3)
+BODY_TOO_LATE = 408
 
 
 @dataclass
@@ -124,6 +125,8 @@ class Matching:
         for call in log.calls:
             if call.decision_id is not None:
                 self._name(call, recorded)
+            elif call.status == BODY_TOO_LATE:
+                continue  # said to have come too late to be read, and so nothing may be on record of it
             elif call.answered:
                 self.findings.append(f"{call} was answered {call.status}, without a decision")
             elif not call.cut:
