@@ -138,6 +138,13 @@ def test_a_clock_jumps_to_the_month_s_end_and_to_a_change_of_clocks() -> None:
     assert [instant.month for instant in jumps(TOWN, datetime(2026, 10, 1, tzinfo=UTC), lead_s=10)] == [10, 10]
 
 
+def test_an_export_says_what_the_configuration_needs(home: Gate, tmp_path: Path) -> None:
+    """Where the platform sends our own id: without the setting nobody would be known."""
+    done = home.cli("sandbox", "export", str(tmp_path / "t"), "--members", "20", "--aggregator-id", 'us "Inc"')
+    needed = 'guestgate.toml needs: aggregator_id = "us \\"Inc\\""'
+    assert needed in done.stdout and needed in (tmp_path / "t" / "setup.sh").read_text("utf-8")
+
+
 def test_export_on_the_command_line(home: Gate, tmp_path: Path) -> None:
     """Files and what to do next; the script adds a studio with each key through standard input only."""
     done = home.cli("sandbox", "export", str(tmp_path / "t"), "--seed", "3", "--members", "400")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -115,6 +116,8 @@ def export(
         return
     for path in files.values():
         say(f"wrote {path}")
+    if aggregator_id is not None:
+        say(f"guestgate.toml needs: aggregator_id = {json.dumps(aggregator_id, ensure_ascii=False)}")
     say(f"next, in the folder of your guestgate.toml: sh {files['script']}")
 
 

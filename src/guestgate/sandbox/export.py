@@ -72,10 +72,12 @@ def members_csv(town: Town) -> str:
 
 def setup_script(town: Town) -> str:
     """A shell script that puts plans, studios, keys and members into an installation."""
+    own = town.spec.aggregator_id
     lines = [
         "#!/bin/sh",
         "# Puts this town into guestgate. Run it in the folder of guestgate.toml, or give --config FILE.",
         "# The keys come from the town's seed and are no secrets: not for an installation with real members.",
+        *([f"# guestgate.toml needs: aggregator_id = {json.dumps(own, ensure_ascii=False)}"] if own else []),
         "set -eu",
         'town=$(dirname "$0")',
         'guestgate plan apply "$town/plans.toml" "$@"',
