@@ -106,6 +106,8 @@ DECISION_LIES = {
     "another time": ({"reason": "ok"}, change(received_at=lambda at: later(at, seconds=5))),
     "another member": ({"reason": "ok"}, change(member="m-100149")),
     "another studio": ({"reason": "ok"}, change(studio="nowhere")),
+    "another plan": ({"reason": "limit_reached"}, change(plan="none")),
+    "a plan of nobody": ({"reason": "unknown_member"}, change(plan="classic")),
     "another customer": ({"reason": "ok"}, change(customer_id=1)),
     "leans on nothing": ({"reason": "reentry"}, change(visit=None)),
     "leans on another": ({"reason": "reentry"}, change(visit="00000000-0000-7000-8000-000000000000")),
@@ -284,6 +286,17 @@ def test_a_call_that_was_given_up_may_have_been_decided_or_not() -> None:
             story.call()
         assert story.problems() == []
     story.decisions.append({**story.decisions[-1], "id": "d-9", "visit": "d-9"})
+    assert any("answers no call" in problem for problem in story.problems())
+
+
+def test_a_call_that_came_too_late_to_be_read_left_nothing() -> None:
+    """408 is an answer without a decision; one on record for it answers no call."""
+    story = Story()
+    story.tap("ok")
+    story.call(status=408)
+    assert story.problems() == []
+    story.tap("ok", delivered=False, reversed_=True)
+    story.log.calls[-1].status = 408
     assert any("answers no call" in problem for problem in story.problems())
 
 

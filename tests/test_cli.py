@@ -27,6 +27,7 @@ from sqlalchemy import insert, update
 from terminal import COMMAND, Done, Terminal
 
 from guestgate import clock, database, registration, schema, sequence, settings
+from guestgate.cli.sandbox import temporary_key
 from guestgate.errors import UsageError
 from guestgate.sandbox.door import Desk, Door, Tap
 from guestgate.self_signed import make_certificate
@@ -1016,6 +1017,8 @@ def test_the_registration_names_the_endpoint(desk: Terminal) -> None:
         "https://LOCALHOST:8443",
         "https://127.0.0.1/",
         "https://127.0.0.2/",
+        "https://10.1.2.3/",
+        "https://0.0.0.0/checkin-validation",
         "https://[::1]/",
         "https://[::1",
         "https://gate.example.com:port/",
@@ -1024,6 +1027,7 @@ def test_the_registration_names_the_endpoint(desk: Terminal) -> None:
         "https://gate.example.com/checkin-validation/more",
         "https://gate.example.com/checkin-validation?studio=1",
         "https://user:password@gate.example.com/checkin-validation",
+        "https://:password@gate.example.com/checkin-validation",
         "https://gate example.com/",
         "https://gate.example.com/\r\nBcc: x@example.com",
     ],
@@ -1117,6 +1121,14 @@ def test_a_temporary_key_is_revoked_afterwards(running: Running) -> None:
     made = [key for key in running.all_keys() if key not in before]
     assert 2 <= len(made) <= 3 and {key["state"] for key in made} == {"revoked"}
     assert all(key["expires_at"] and key["studio"] == "s1" and key["kind"] == "checkin" for key in made)
+
+
+def test_a_temporary_key_that_somebody_revoked_spoils_no_tap(running: Running) -> None:
+    """What the desk saw is told all the same."""
+    before = running.all_keys()
+    with temporary_key(running.gate.database, "s1"):
+        (made,) = [key for key in running.all_keys() if key not in before]
+        running.run("key", "revoke", made["fingerprint"])
 
 
 def test_a_key_from_standard_input_is_used_as_it_is(running: Running) -> None:

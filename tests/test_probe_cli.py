@@ -103,6 +103,13 @@ def test_junit_is_what_ci_systems_read(terminal: Terminal, authority: Authority)
     assert KEY not in text
 
 
+def test_a_full_disk_spoils_no_report(terminal: Terminal, authority: Authority) -> None:
+    """The JUnit file is what cannot be written, and it is named; what was found is told first."""
+    done = probe(terminal, authority, Endpoint(), "--junit", "/dev/full", status=1)
+    assert f"{len(CLAUSES)} clauses" in done.out
+    assert done.err == "guestgate: --junit: /dev/full: No space left on device\n"
+
+
 @pytest.mark.parametrize("options", [(), ("--json",), ("--junit", "probe.xml")])
 def test_no_key_is_ever_shown(options: tuple[str, ...], terminal: Terminal, authority: Authority) -> None:
     """Not even where the endpoint itself repeats it, nor the wrong one that is almost the key."""

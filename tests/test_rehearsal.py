@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -29,6 +30,9 @@ def test_a_short_rehearsal_holds(tmp_path: Path) -> None:
     )
     assert done.stdout, done.stderr
     result = json.loads(done.stdout)
+    assert len(result["bars"]) == 4 and result["well"] == all(result["bars"].values())
+    assert done.returncode == (0 if result["well"] else 1)
+    assert result["bars"]["the auditor finds no difference"] and result["bars"]["the record agrees with itself"]
     told = (result["bars"], result["audit"]["problems"][:5], result["traffic"]["undelivered_why"])
     assert result["audit"]["agrees"], told
     assert result["audit"]["decisions"] > 100 and result["audit"]["visits"] > 20
@@ -44,3 +48,22 @@ def test_a_short_rehearsal_holds(tmp_path: Path) -> None:
     )
     received_at = datetime.fromisoformat(json.loads(last.stdout)["received_at"])
     assert received_at - began > timedelta(seconds=ahead[-1] - 5)
+
+
+def test_memory_is_flat_or_it_is_not() -> None:
+    """Once caches have filled, it stays where it is but for a little; a leak is found."""
+    memory = runpy.run_path(str(SCRIPT))["Memory"]()
+    mib = 1024
+    memory.kib = {
+        "flat": [40 * mib, 90 * mib, *[100 * mib] * 7],
+        "moves": [*[100 * mib] * 6, 110 * mib, 117 * mib, 100 * mib],
+        "grows": [(100 + 5 * look) * mib for look in range(12)],
+        "jumps": [*[100 * mib] * 8, 140 * mib],
+    }
+    assert {name: memory.is_flat(name) for name in memory.kib} == {
+        "flat": True,
+        "moves": True,
+        "grows": False,
+        "jumps": False,
+    }
+    assert memory.summary("jumps") == {"warm": 100.0, "most_later": 140.0}

@@ -20,7 +20,8 @@ def test_the_worked_example(tmp_path: Path) -> None:
     assert "sandbox traffic" in day and "sandbox audit" in audit
     port = str(free_port())
     start = start.replace("guestgate serve", f"guestgate serve --admin-port {free_port()}")
-    script = f"{setup}{start}sleep 3\n{day.replace('--for 60', '--for 3')}sleep 1\n{audit}"
+    serves = f"until curl -skf https://localhost:{port}/healthz; do kill -0 %1 || exit 9; sleep 0.1; done\n"
+    script = f"{setup}{start}{serves}{day.replace('--for 60', '--for 3')}sleep 1\n{audit}"
     env = environment() | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "GUESTGATE_PORT": port}
     done = subprocess.run(
         ["bash", "-uc", script + "status=$?; kill %1; wait %1; exit $status"],

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from gate import Gate, wait_for
+from terminal import Terminal
 
 from guestgate.sandbox.door import Desk, Door, Fault, Tap
 
@@ -102,6 +103,29 @@ def test_what_the_desk_sees_of_an_answer(answer: bytes, desk: Desk, note: str | 
     assert seen.desk is desk and (note is None or note in (seen.note or ""))
 
 
+@pytest.mark.parametrize("host", ["a..b", ".b", "x" * 64 + ".example"])
+def test_a_name_that_cannot_be_is_a_communication_error(host: str) -> None:
+    """As one that is not there."""
+    (seen,) = tapped(f"https://{host}/checkin-validation")
+    assert (seen.desk, seen.status) == (Desk.ERROR, None) and "no answer" in (seen.note or "")
+
+
+def test_an_address_in_any_script_is_called() -> None:
+    """Its path as it goes over the wire, in ASCII."""
+    with Plain(OK) as endpoint:
+        (seen,) = tapped(endpoint.url.replace("checkin", "größe") + "?ü=1")
+    assert seen.status == 200
+    assert endpoint.heard[0].startswith(b"POST /gr%C3%B6%C3%9Fe-validation?%C3%BC=1 HTTP/1.1\r\n")
+
+
+def test_words_that_nobody_can_write_are_dropped() -> None:
+    """Half a character can be read from JSON, but neither logged nor shown; the status is all the desk needs."""
+    body = b'{"reason": "\\ud800", "decision": "allowed"}'
+    with Plain(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)) as endpoint:
+        (seen,) = tapped(endpoint.url)
+    assert (seen.desk, seen.reason, seen.decision) == (Desk.OPEN, None, None)
+
+
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}"])
 def test_half_an_answer_is_none(answer: bytes) -> None:
     """The door stays shut, whatever the first half said."""
@@ -143,3 +167,12 @@ def test_a_cut_call_leaves_nothing_on_record(served: Gate) -> None:
     wait_for(lambda: len(served.json("decisions")) >= 1, "nothing was recorded", served)
     assert [row["aggregator_id"] for row in served.json("decisions")] == ["m-1"]
     assert seen[-1].decision == "denied" and seen[-1].decision_id == served.json("decisions")[0]["id"]
+
+
+def test_an_endpoint_does_not_steer_the_terminal(terminal: Terminal) -> None:
+    """What it gives as its reason is shown, and does nothing."""
+    body = b'{"reason": "\\u001b]0;owned\\u0007[bold]"}'
+    with Plain(b"HTTP/1.1 403 No\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)) as endpoint:
+        arguments = ("sandbox", "tap", "m", "--studio", "s1", "--url", endpoint.url, "--key-stdin")
+        shown = terminal.run(*arguments, input="k").out
+    assert "owned" in shown and "[bold]" in shown and not any(character in shown for character in "\x1b\x07")

@@ -55,7 +55,7 @@ class Sandbox:
         self.receiver.__enter__()
         assert self.process.stdout is not None
         self.said = json.loads(self.process.stdout.readline())
-        wait_for(self._serves, "the sandbox did not start")
+        assert httpx.get(f"{self.base}/town").status_code == 200  # once it says so, it serves
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,12 +64,6 @@ class Sandbox:
         assert self.process.wait(timeout=30) == 0
         self.process.stdout.close()
         self.receiver.__exit__()
-
-    def _serves(self) -> bool:
-        try:
-            return httpx.get(f"{self.base}/town").status_code == 200
-        except httpx.TransportError:
-            return False
 
     def town(self) -> dict[str, Any]:
         """What the page is told."""
@@ -302,6 +296,13 @@ def test_what_a_form_cannot_mean_is_refused(content: dict[str, Any], sandbox: Sa
     assert len(sandbox.receiver.of("/checkin-validation")) == before
 
 
+def test_half_a_character_is_no_text(sandbox: Sandbox) -> None:
+    """JSON can spell it, but nobody could pass it on."""
+    content = b'{"studio": "%s", "aggregator_id": "\\ud800"}' % BERLIN.id.encode()
+    headers = {"content-type": "application/json"}
+    assert httpx.post(f"{sandbox.base}/town/tap", content=content, headers=headers).status_code == 400
+
+
 def test_other_sites_cannot_use_the_page(sandbox: Sandbox) -> None:
     """Neither with a form of theirs nor with a name of theirs that leads here; and it listens on loopback only."""
     assert (
@@ -402,14 +403,17 @@ def test_the_desk_s_forms(page: Page, sandbox: Sandbox) -> None:
     page.click("summary")
     page.fill("#register input", "code-2")
     page.click("#register button")
-    page.wait_for_selector("#done >> text=Zoë Nowak is now customer")
+    page.wait_for_selector("#register output >> text=Zoë Nowak is now customer")
     page.fill("#customer input", "77")
     page.click("#customer button")
-    page.wait_for_selector("#done >> text=customer 77 is not in")
+    page.wait_for_selector("#customer output >> text=customer 77 is not in")
     tap(page, "m-100007")
     page.wait_for_selector("#desk .open")
+    page.click("summary")
     page.click("#studios li:first-child button")
-    page.wait_for_selector("#done >> text=checked out")
+    page.wait_for_selector(
+        f"#places output >> text=checked out of {BERLIN.name}"
+    )  # also with the desk's forms folded away
 
 
 def test_people_come_by_themselves(tmp_path: Path) -> None:
@@ -417,6 +421,21 @@ def test_people_come_by_themselves(tmp_path: Path) -> None:
     with Sandbox(tmp_path, "--rate", "40") as busy:
         wait_for(lambda: len(busy.town()["taps"]) >= 10, "nobody came")
         assert len(busy.receiver.of("/checkin-validation")) >= 10
+
+
+def test_a_full_disk_ends_it_with_a_sentence(tmp_path: Path) -> None:
+    """Where people come by themselves; nobody could audit what went on."""
+    command = ["sandbox", "serve", "--url", "https://localhost:1/checkin-validation", "--port", str(free_port())]
+    done = subprocess.run(
+        [sys.executable, "-m", "guestgate", *command, "--rate", "50", "--log", "/dev/full"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "guestgate: --log: /dev/full: No space left on device\n")
 
 
 def test_a_port_that_is_taken(sandbox: Sandbox, tmp_path: Path) -> None:

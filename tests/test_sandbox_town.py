@@ -52,7 +52,17 @@ def test_a_town_has_what_may_go_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, [], {"seed": "1"}, {"studios": 0}, {"members": 10**9}, {"day": "soon"}, {"plans": 3}]
+    "content",
+    [
+        None,
+        [],
+        {"seed": "1"},
+        {"studios": 0},
+        {"members": 10**9},
+        {"day": "soon"},
+        {"plans": 3},
+        {"aggregator_id": 5},
+    ],
 )
 def test_what_is_no_town(content: object) -> None:
     """Is refused with a sentence."""
@@ -161,11 +171,19 @@ def test_a_clock_jumps_to_the_month_s_end_and_to_a_change_of_clocks() -> None:
     assert [instant.month for instant in jumps(TOWN, datetime(2026, 10, 1, tzinfo=UTC), lead_s=10)] == [10, 10]
 
 
+def test_an_export_says_what_the_configuration_needs(home: Gate, tmp_path: Path) -> None:
+    """Where the platform sends our own id: without the setting nobody would be known."""
+    done = home.cli("sandbox", "export", str(tmp_path / "t"), "--members", "20", "--aggregator-id", 'us "Inc"')
+    needed = 'guestgate.toml needs: aggregator_id = "us \\"Inc\\""'
+    assert needed in done.stdout and needed in (tmp_path / "t" / "setup.sh").read_text("utf-8")
+
+
 def test_export_on_the_command_line(home: Gate, tmp_path: Path) -> None:
     """Files and what to do next; the script adds a studio with each key through standard input only."""
     done = home.cli("sandbox", "export", str(tmp_path / "t"), "--seed", "3", "--members", "400")
     assert f"sh {tmp_path / 't' / 'setup.sh'}" in done.stdout
     assert json.loads((tmp_path / "t" / "town.json").read_text("utf-8"))["seed"] == 3
+    home.cli("sandbox", "export", str(tmp_path / "t"), "--seed", "3", "--members", "400")  # again
     script = (tmp_path / "t" / "setup.sh").read_text("utf-8")
     assert script.count("guestgate studio add ") == 6 == script.count("--kind webhook")
     assert not [line for line in script.splitlines() if "sandbox-" in line and not line.startswith("printf %s ")]

@@ -11,7 +11,7 @@ from gate import Gate, wait_for
 from guestgate import record
 from guestgate.sandbox.arrivals import Load
 from guestgate.sandbox.calls import Log
-from guestgate.sandbox.journal import Journal, read
+from guestgate.sandbox.journal import Journal
 from guestgate.sandbox.platform import Endpoints, Platform
 from guestgate.sandbox.report import Report
 from guestgate.sandbox.town import Town
@@ -35,7 +35,7 @@ def log_of(*paths: Path) -> Log:
     """What logs hold."""
     log = Log()
     for path in paths:
-        log.add(read(path))
+        log.add(path)
     return log
 
 

@@ -22,6 +22,8 @@ PYTHON = sys.executable
 STARTUP_S = 20
 # Memory is looked at once caches have filled; then it may move by so much and no further.
 WARM_UP = 1 / 3
+# Who makes calls so late has measured this machine, and no server.
+TOO_LATE_MS = 250
 MAY_GROW, MAY_GROW_KIB = 1.10, 8 * 1024
 
 
@@ -237,6 +239,10 @@ def tell(result: dict[str, Any]) -> None:
         print(f"memory       {name}: {memory['warm']} MiB warm, {memory['most_later']} MiB at most later")
     for problem in audit["problems"][:20]:
         print(f"difference   {problem}")
+    if traffic["behind_ms"] > TOO_LATE_MS:
+        print(
+            "too busy     this machine was too late with its own calls to say much of the server; use a lower --rate"
+        )
     for bar, held in result["bars"].items():
         print(f"{'holds' if held else 'BROKEN':<12} {bar}")
 

@@ -132,8 +132,7 @@ class PostgresDatabase(Database):
         After a failover it may not have got as far as this number yet; then that is lost.
         """
         status = connection.exec_driver_sql(
-            "SELECT pg_xact_status(%(number)s::text::xid8) "
-            "WHERE %(number)s::text::xid8 < pg_current_xact_id()",
+            "SELECT pg_xact_status(%(number)s::text::xid8) WHERE %(number)s::text::xid8 < pg_current_xact_id()",
             {"number": str(transaction or 0)},
         ).scalar_one_or_none()
         return bool(status == "in progress")

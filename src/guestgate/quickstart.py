@@ -35,7 +35,7 @@ from guestgate.sandbox.arrivals import DAY_S, MORNING_H, Load
 from guestgate.sandbox.door import Desk, trust
 from guestgate.sandbox.journal import Journal
 from guestgate.sandbox.platform import Endpoints, Platform, Seen
-from guestgate.sandbox.report import COLOURS, LIMIT_MS, Report
+from guestgate.sandbox.report import LIMIT_MS, Report
 from guestgate.sandbox.town import Town, TownSpec
 from guestgate.sandbox.traffic import Traffic, days
 from guestgate.self_signed import make_certificate
@@ -46,6 +46,7 @@ CONTRACT_AGGREGATOR_ID = "<your-id>"
 CONTRACT_CUSTOMER = 293123213
 GUEST = members.MemberRow(0, "you", {"plan": "roaming"}, (CONTRACT_CUSTOMER,))
 
+COLOURS = {Desk.OPEN: "green", Desk.NOT_ALLOWED: "red", Desk.NOT_FOUND: "red", Desk.ERROR: "yellow"}
 SEED, MEMBERS, PEOPLE_A_SECOND = 6, 5000, 6
 DEFAULT_SECONDS = 30
 STARTUP_S = 15

@@ -5,28 +5,35 @@ from __future__ import annotations
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+import httpx
+
 from guestgate.errors import UsageError
 from guestgate.settings import Settings
 
 PLATFORM = "info@perfectgym.com"
 
 
-def check_url(url: str, option: str = "--url") -> None:
-    """Raise UsageError unless this is an address that can be called; `option` is where it was given."""
+def check_url(url: str, option: str = "--url") -> httpx.URL:
+    """The parts of an address as they go over the wire; `option` is where it was given.
+
+    Raises UsageError unless it can be called.
+    """
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid or any(c.isspace() or not c.isprintable() for c in url):
-        raise UsageError(
-            f"{option}: {url!r} is not an address such as https://api.aggregator.example.com/checkin-validation"
-        )
+        valid = valid and not any(c.isspace() or not c.isprintable() for c in url)
+        if valid:
+            return httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        pass
+    raise UsageError(
+        f"{option}: {url!r} is not an address such as https://api.aggregator.example.com/checkin-validation"
+    )
 
 
-def _is_loopback(host: str) -> bool:
+def _is_private(host: str) -> bool:
     try:
-        return ip_address(host).is_loopback
+        return not ip_address(host).is_global
     except ValueError:
         return False
 
@@ -38,10 +45,10 @@ def address(url: str, settings: Settings) -> str:
     host = parts.hostname or ""
     if parts.scheme != "https":
         raise UsageError(f"--url: {url!r} should be a public https address, as the platform will call it")
-    if parts.username or parts.query or parts.fragment:
+    if "@" in parts.netloc or parts.query or parts.fragment:
         raise UsageError(f"--url: give https://{host}{settings.checkin_path} without anything before or after it")
-    if host == "localhost" or _is_loopback(host):
-        raise UsageError(f"--url: {host} is this machine; give the address the platform can reach")
+    if host == "localhost" or _is_private(host):
+        raise UsageError(f"--url: the internet does not reach {host}; give the address that the platform can call")
     path = parts.path.rstrip("/")
     if path and path != settings.checkin_path:
         raise UsageError(f"--url: ends in {path}, but this server answers on {settings.checkin_path} (checkin_path)")

@@ -124,6 +124,22 @@ def read_key() -> str:
     return token
 
 
+def check_writable(file: Path, option: str) -> None:
+    """Raise UsageError where a file that will be written at the end cannot be: better now than then."""
+    try:
+        file.open("ab").close()
+    except OSError as error:
+        raise UsageError(f"{option}: {file}: {error.strerror}") from None
+
+
+def write_file(file: Path, option: str, content: bytes) -> None:
+    """What is written at the end, after all has been told. Raises OperationError."""
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise OperationError(f"{option}: {file}: {error.strerror}") from None
+
+
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Any]:
     """A progress bar on a terminal's standard error, nothing elsewhere; yields a function to report with.

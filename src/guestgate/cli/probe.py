@@ -17,6 +17,7 @@ from guestgate.cli.common import (
     AsJson,
     ConfigFile,
     KeyStdin,
+    check_writable,
     console,
     open_database,
     print_json,
@@ -24,6 +25,7 @@ from guestgate.cli.common import (
     read_key,
     say,
     who,
+    write_file,
 )
 from guestgate.cli.sandbox import KEY_PATIENCE_S, one_tap
 from guestgate.errors import UsageError
@@ -81,14 +83,14 @@ def probe_command(
         raise UsageError("--key-stdin: give it, and the studio's key on standard input")
     cards = Card.parse(allowed, "--allowed"), Card.parse(denied, "--denied")
     if junit_file is not None:
-        _check_writable(junit_file)
+        check_writable(junit_file, "--junit")
     report = _probe(Target.of(url, read_key(), *cards, ca), calls)
-    if junit_file is not None:
-        junit_file.write_bytes(junit.document(report))
     if as_json:
         print_json(report.as_dict())
     else:
         _show(report)
+    if junit_file is not None:
+        write_file(junit_file, "--junit", junit.document(report))
     raise typer.Exit(0 if report.holds else 1)
 
 
@@ -136,14 +138,6 @@ def _rehearse(url: str, loaded: settings.Settings, config: Path | None) -> Repor
 def _probe(target: Target, calls: int) -> Report:
     with progress_bar("probing", len(CLAUSES)) as told:
         return asyncio.run(run.probe(target, calls, told))
-
-
-def _check_writable(file: Path) -> None:
-    """Better now than after the probe."""
-    try:
-        file.open("ab").close()
-    except OSError as error:
-        raise UsageError(f"--junit: {file}: {error.strerror}") from None
 
 
 def _show(report: Report) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +24,7 @@ from guestgate.cli.common import (
     open_database,
     own_url,
     print_json,
+    printable,
     read_key,
     say,
     who,
@@ -102,7 +103,7 @@ def tap(
     colour = "green" if outcome.desk is Desk.OPEN else "yellow" if outcome.desk is Desk.ERROR else "red"
     console.print(f"The desk sees: [bold {colour}]{outcome.desk.value}[/]")
     facts = [f"status {outcome.status}" if outcome.status else None, f"{outcome.ms} ms"]
-    say(", ".join(fact for fact in (*facts, outcome.reason, outcome.note) if fact))
+    say(printable(", ".join(fact for fact in (*facts, outcome.reason, outcome.note) if fact)))
 
 
 async def one_tap(url: str, token: str, ca: Path | None, member: str, customer: int, patience_s: float) -> Tap:
@@ -125,7 +126,7 @@ def temporary_key(database: Database, studio: str) -> Iterator[str]:
     try:
         yield token
     finally:
-        with database.write(who()) as connection:
+        with database.write(who()) as connection, suppress(OperationError):  # somebody has done so already
             studios.revoke_key(connection, fingerprint)
 
 

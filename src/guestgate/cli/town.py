@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,7 @@ from guestgate import clock, record, settings
 from guestgate.cli.common import (
     AsJson,
     ConfigFile,
+    check_writable,
     console,
     open_database,
     own_url,
@@ -20,6 +23,7 @@ from guestgate.cli.common import (
     progress_bar,
     say,
     show,
+    write_file,
 )
 from guestgate.errors import UsageError
 from guestgate.sandbox import export as town_files
@@ -28,7 +32,6 @@ from guestgate.sandbox.arrivals import DAY_S, FAULTS, MORNING_H, Load
 from guestgate.sandbox.auditor import Audit
 from guestgate.sandbox.calls import Log
 from guestgate.sandbox.platform import Endpoints, Platform
-from guestgate.sandbox.report import Report
 from guestgate.sandbox.town import MAX_MEMBERS, MAX_STUDIOS, Town, TownSpec
 from guestgate.sandbox.traffic import Traffic
 
@@ -47,7 +50,7 @@ WebhookUrl = Annotated[
     str | None, typer.Option("--webhook-url", metavar="URL", help="Where to send webhooks; else nowhere.")
 ]
 LogFile = Annotated[
-    Path | None, typer.Option("--log", metavar="FILE", help="Write every call here, a JSON object a line.")
+    Path | None, typer.Option("--log", metavar="FILE", help="Add every call to this file, a JSON object a line.")
 ]
 Faults = Annotated[
     str | None,
@@ -72,19 +75,20 @@ def town_of(folder: Path | None) -> Town:
     return Town(TownSpec(day=clock.now().date().isoformat()))
 
 
-def faults_of(text: str | None, clock_file: Path | None = None) -> frozenset[str]:
-    """The faults of ``--faults``; "all" leaves the clock alone where there is no file to set it with."""
-    if not text:
-        chosen = frozenset[str]()
-    elif text == "all":
-        chosen = frozenset(FAULTS) - (frozenset() if clock_file else {"clock"})
-    else:
-        chosen = frozenset(name.strip() for name in text.split(","))
-    for name in chosen - set(FAULTS):
+def faults_of(text: str | None, missing: Mapping[str, str]) -> frozenset[str]:
+    """The faults of ``--faults``. `missing` says of some what they need; "all" leaves those out."""
+    chosen = {name for name in map(str.strip, (text or "").split(",")) if name}
+    for name in sorted(chosen - {*FAULTS, "all"}):
         raise UsageError(f"--faults: there is no fault {name!r}; there are {', '.join(FAULTS)} and all")
-    if "clock" in chosen and clock_file is None:
-        raise UsageError("--faults clock: give --clock-file FILE, the one that libfaketime reads for the endpoint")
-    return chosen
+    for name in sorted(chosen & set(missing)):
+        raise UsageError(f"--faults {name}: {missing[name]}")
+    return frozenset(set(FAULTS) - set(missing) if "all" in chosen else chosen)
+
+
+def _missing(webhook_url: str | None, clock: str | None) -> dict[str, str]:
+    """What keeps some faults from happening."""
+    needs = {"webhooks": None if webhook_url else "give --webhook-url URL, else nothing is sent", "clock": clock}
+    return {name: need for name, need in needs.items() if need is not None}
 
 
 def export(
@@ -112,6 +116,8 @@ def export(
         return
     for path in files.values():
         say(f"wrote {path}")
+    if aggregator_id is not None:
+        say(f"guestgate.toml needs: aggregator_id = {json.dumps(aggregator_id, ensure_ascii=False)}")
     say(f"next, in the folder of your guestgate.toml: sh {files['script']}")
 
 
@@ -140,35 +146,42 @@ def traffic(
     """Let a town's members check in, and report what the desks saw and how long answers took.
 
     People come when they come: a slow endpoint does not slow them down. Hours of the day have their rush; some
-    tap twice, some have the wrong card, some have no patience. The same seed is the same day.
+    tap twice, some have the wrong card, some have no patience. The same seed is the same day. Ctrl-C ends the
+    day early, with its report.
 
     [dim]guestgate sandbox traffic --town town --rate 50 --for 60 --faults cut,cancel --log run.jsonl[/dim]
     """
     loaded = settings.load(config)
     endpoints = Endpoints(own_url(loaded) if url is None else url, None, webhook_url, ca or loaded.tls_cert)
-    chosen = faults_of(faults, clock_file)
+    no_clock = "give --clock-file FILE, the one that libfaketime reads for the endpoint"
+    chosen = faults_of(faults, _missing(webhook_url, None if clock_file else no_clock))
     load = Load(rate, seconds, seed, chosen)
+    if svg is not None:
+        check_writable(svg, "--svg")
+    ended = 0
     with journal.Journal(log) as written, progress_bar("a day in town (s)", seconds) as progress:
         platform = Platform(town_of(town), endpoints, written, seed=seed, faulty_webhooks="webhooks" in chosen)
         setting = clock_file if "clock" in chosen else None
         run = Traffic(platform, load, clock_file=setting, on_tap=lambda due_s: progress(int(due_s)))
-        report = asyncio.run(_drive(platform, run))
-    if svg is not None:
         try:
-            title = f"guestgate sandbox traffic --rate {rate:g} --for {seconds} --seed {seed}"
-            svg.write_text(report.svg(title), "utf-8")
-        except OSError as error:
-            raise UsageError(f"--svg: {svg}: {error.strerror}") from None
+            asyncio.run(_drive(platform, run))
+        except KeyboardInterrupt:
+            ended = 130
+    report = run.report
     if as_json:
         print_json(report.as_dict())
     else:
         say(report.text())
+    if svg is not None:
+        title = f"guestgate sandbox traffic --rate {rate:g} --for {seconds} --seed {seed}"
+        write_file(svg, "--svg", report.svg(title).encode())
+    raise typer.Exit(ended)
 
 
-async def _drive(platform: Platform, run: Traffic) -> Report:
+async def _drive(platform: Platform, run: Traffic) -> None:
     async with platform:
         platform.activated.update(studio.id for studio in platform.town.studios)
-        return await run.run()
+        await run.run()
 
 
 def serve(
@@ -200,7 +213,7 @@ def serve(
     """
     loaded = settings.load(config)
     endpoints = Endpoints(url, member_validation_url, webhook_url, ca or loaded.tls_cert)
-    chosen = faults_of(faults)
+    chosen = faults_of(faults, _missing(webhook_url, "only sandbox traffic can set the endpoint's clock"))
     load = Load(rate, DAY_S, seed, chosen, MORNING_H) if rate else None
     with journal.Journal(log) as written:
         platform = Platform(town_of(town), endpoints, written, seed=seed, faulty_webhooks="webhooks" in chosen)
@@ -236,7 +249,7 @@ def audit(
     """
     log = Log()
     for path in logs:
-        log.add(journal.read(path))
+        log.add(path)
     if log.spec is None:
         raise UsageError(f"{logs[0]}: names no town; this is no log of the sandbox")
     requires = settings.load(config).payable_requires

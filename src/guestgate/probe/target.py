@@ -62,11 +62,7 @@ class Target:
     @classmethod
     def of(cls, url: str, key: str, allowed: Card, denied: Card, ca: Path | None = None) -> Self:
         """Checks what was given. Raises UsageError."""
-        check_url(url, "URL")
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise UsageError(f"URL: {url!r} is not a URL: {error}") from None
+        parsed = check_url(url, "URL")
         if parsed.scheme != "https":
             raise UsageError(f"URL: {url!r} should begin with https://; plain HTTP keeps no contract")
         if parsed.userinfo:

@@ -175,6 +175,8 @@ class Audit:
         if decision["member"] != (member.id if member else None):
             yield f"was decided for member {decision['member']}, but the card was {member and member.id}"
             return
+        if decision["plan"] != (member.plan if member else None):
+            yield f"names plan {decision['plan']}, but the member's is {member and member.plan}"
         person = self._people[member.id if member else ""]
         if len(person.doubtful) > MAX_DOUBTFUL:
             yield "so many visits of this member were being taken back at once that nobody can follow"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from guestgate.errors import UsageError
+from guestgate.sandbox import journal
 from guestgate.sandbox.town import TownSpec
 
 # An endpoint notes a call's time within these of the caller's own clock; a call that was given up may lie
@@ -17,6 +18,7 @@ ANSWERED_SLACK = timedelta(milliseconds=150)
 GIVEN_UP_SLACK = timedelta(seconds=2)
 # A clock that was set is set everywhere after this long: each process looks once a second.
 CLOCK_SETTLES = timedelta(seconds=3)
+BODY_TOO_LATE = 408
 
 
 @dataclass
@@ -54,20 +56,22 @@ class Log:
     clocks: list[tuple[datetime, timedelta]] = field(default_factory=list)
     checked_in: set[int] = field(default_factory=set)
 
-    def add(self, lines: Iterable[dict[str, Any]]) -> None:
-        """The lines of a log. Raises UsageError for one of another town."""
-        for line in lines:
-            if line["kind"] == "run":
-                spec = TownSpec.from_dict(line["town"])
-                if self.spec not in (None, spec):
-                    raise UsageError("the logs are of different towns")
-                self.spec = spec
-            elif line["kind"] == "call":
-                self.calls.append(_call(line))
-            elif line["kind"] == "clock":
-                self.clocks.append((datetime.fromisoformat(line["at"]), timedelta(seconds=line["ahead_s"])))
-            elif line["kind"] == "webhook" and line["type"] == "CUSTOMER_CHECKIN":
-                self.checked_in.add(line["entity_id"])
+    def add(self, path: Path) -> None:
+        """A log's lines. Raises UsageError for a file that is none, or one of another town."""
+        journal.read(path, self._take)
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if line["kind"] == "run":
+            spec = TownSpec.from_dict(line["town"])
+            if self.spec not in (None, spec):
+                raise UsageError("the logs are of different towns")
+            self.spec = spec
+        elif line["kind"] == "call":
+            self.calls.append(_call(line))
+        elif line["kind"] == "clock":
+            self.clocks.append((datetime.fromisoformat(line["at"]), timedelta(seconds=line["ahead_s"])))
+        elif line["kind"] == "webhook" and line["type"] == "CUSTOMER_CHECKIN":
+            self.checked_in.add(line["entity_id"])
 
     def fits(self, call: Call, received_at: datetime) -> bool:
         """Whether the endpoint's clock may have shown this when the call came."""
@@ -121,6 +125,8 @@ class Matching:
         for call in log.calls:
             if call.decision_id is not None:
                 self._name(call, recorded)
+            elif call.status == BODY_TOO_LATE:
+                continue  # said to have come too late to be read, and so nothing may be on record of it
             elif call.answered:
                 self.findings.append(f"{call} was answered {call.status}, without a decision")
             elif not call.cut:
@@ -143,7 +149,9 @@ class Matching:
         key = decision["studio"], decision["aggregator_id"], decision["customer_id"]
         fitting = [call for call in unanswered[key] if log.fits(call, received_at)]
         if not fitting:
-            self.findings.append(f"decision {decision['id']} of {decision['received_at']} answers no call of the log")
+            self.findings.append(
+                f"decision {decision['id']} of {decision['received_at']} answers no call of these logs"
+            )
             return
         call = min(fitting, key=lambda call: call.ended)
         unanswered[key].remove(call)

@@ -63,7 +63,10 @@ class Courier:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        """Deliver what is under way."""
+        """Deliver what is under way; where we break off, it is lost."""
+        if exception[0] is not None:
+            for task in self._under_way:
+                task.cancel()
         while self._under_way:
             await asyncio.wait(self._under_way)
         await self._stack.aclose()

@@ -92,10 +92,10 @@ class Door:
         self, url: str, key: str, ca: Path | ssl.SSLContext | None = None, *, cancel_after_s: float = CANCEL_AFTER_S
     ) -> None:
         """`ca` is trusted besides the system's authorities. Raises UsageError for a bad URL or file."""
-        check_url(url)
+        parsed = check_url(url)
         if not key.isascii() or not key.isprintable():
             raise UsageError("the key should be printable ASCII characters")
-        self._address = Address.of(url, ca if isinstance(ca, ssl.SSLContext) else trust(ca))
+        self._address = Address.of(parsed, ca if isinstance(ca, ssl.SSLContext) else trust(ca))
         self._headers = [("Host", self._address.authority), ("X-API-Key", key), ("Content-Type", CONTENT_TYPE)]
         self._cancel_after_s = cancel_after_s
         self._lines = Lines(self._address, idle_s=IDLE_S, most=MAX_IDLE)
@@ -132,7 +132,7 @@ class Door:
             return Answer(None, _ms(started), {}, f"no answer: {_cause(error)}")
         if reply is None:
             return Answer(None, _ms(started), {}, "no answer: the connection was cut")
-        return Answer(reply.status, _ms(started), _object(reply.body))
+        return Answer(reply.status, _ms(started), object_of(reply.body) or {})
 
     async def _send(self, body: bytes, fault: Fault) -> Reply | None:
         line: Line = await self._lines.take()
@@ -168,9 +168,11 @@ def _ms(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 1)
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def object_of(body: bytes) -> dict[str, Any] | None:
+    """The JSON object that a body is, or None; none with half a character, which could not be passed on."""
     try:
         content = json.loads(body)
+        json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return None
+    return content if isinstance(content, dict) else None

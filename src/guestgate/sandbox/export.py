@@ -20,7 +20,7 @@ COLUMNS = (
 
 
 def write(town: Town, folder: Path) -> dict[str, Path]:
-    """Write the files; what an earlier export left there is replaced. Raises UsageError."""
+    """Write the files; what an earlier export left there is replaced, and nothing else. Raises UsageError."""
     contents = {
         "members": ("members.csv", members_csv(town)),
         "plans": ("plans.toml", town.plans_toml),
@@ -28,6 +28,10 @@ def write(town: Town, folder: Path) -> dict[str, Path]:
         "town": (SPEC_FILE, json.dumps(town.spec.as_dict(), indent=2) + "\n"),
     }
     files = {what: folder / name for what, (name, _) in contents.items()}
+    if not files["town"].exists():
+        for file in files.values():
+            if file.exists():
+                raise UsageError(f"{file} is there already and no part of a town; give an empty or a new folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in contents.values():
@@ -71,10 +75,12 @@ def kept_keys(studio: Studio) -> dict[KeyKind, str]:
 
 def setup_script(town: Town) -> str:
     """A shell script that puts plans, studios, keys and members into an installation."""
+    own = town.spec.aggregator_id
     lines = [
         "#!/bin/sh",
         "# Puts this town into guestgate. Run it in the folder of guestgate.toml, or give --config FILE.",
         "# The keys come from the town's seed and are no secrets: not for an installation with real members.",
+        *([f"# guestgate.toml needs: aggregator_id = {json.dumps(own, ensure_ascii=False)}"] if own else []),
         "set -eu",
         'town=$(dirname "$0")',
         'guestgate plan apply "$town/plans.toml" "$@"',

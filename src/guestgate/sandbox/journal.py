@@ -7,28 +7,34 @@ of the sandbox's. ``webhook``: an event and its fate. Instants are the sandbox's
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
 from guestgate import clock
-from guestgate.errors import UsageError
+from guestgate.errors import OperationError, UsageError
 from guestgate.sandbox.arrivals import PlannedTap
 from guestgate.sandbox.door import Tap
 from guestgate.sandbox.town import Town
 
 
 class Journal:
-    """A log that is written line by line; without a path nothing is written."""
+    """A log that is written line by line; without a path nothing is written.
+
+    What is in the file stays: an audit needs to know of every call.
+    """
 
     def __init__(self, path: Path | None) -> None:
-        """Start the file anew. Raises UsageError."""
+        """Open the file. Raises UsageError."""
+        self._path = path
         self._file: TextIO | None = None
         if path is not None:
             try:
-                self._file = path.open("w", encoding="utf-8")
+                # Each line goes out whole and at once, so whoever reads or kills us finds no half ones.
+                self._file = path.open("a", encoding="utf-8", buffering=1)
             except OSError as error:
                 raise UsageError(f"--log: {path}: {error.strerror}") from None
 
@@ -39,12 +45,21 @@ class Journal:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         """Close it."""
         if self._file is not None:
-            self._file.close()
+            with self._told():
+                self._file.close()
 
     def write(self, kind: str, **fields: Any) -> None:
-        """One line."""
+        """One line. Raises OperationError where it cannot be written."""
         if self._file is not None:
-            print(json.dumps({"kind": kind, **fields}, ensure_ascii=False), file=self._file)
+            with self._told():
+                print(json.dumps({"kind": kind, **fields}, ensure_ascii=False), file=self._file)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OperationError(f"--log: {self._path}: {error.strerror}") from None
 
     def run(self, town: Town, **fields: Any) -> None:
         """What follows is about this town."""
@@ -70,16 +85,15 @@ class Journal:
         )
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log. Raises UsageError for a file that is none."""
+def read(path: Path, take: Callable[[dict[str, Any]], object]) -> None:
+    """Hand over each line of a log. Raises UsageError for a line that `take` cannot make sense of."""
+    number = 0
     try:
         with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                content = json.loads(line)
-                if not isinstance(content, dict) or "kind" not in content:
-                    raise UsageError(f"{path}:{number}: this is no line of a sandbox's log")
-                yield content
+            for line in file:
+                number += 1
+                take(json.loads(line))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except ValueError:
-        raise UsageError(f"{path}: this is no log of the sandbox") from None
+    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
+        raise UsageError(f"{path}:{number or 1}: this is no line of a sandbox's log") from None

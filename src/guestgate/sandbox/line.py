@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 from typing import NamedTuple, cast
-from urllib.parse import urlsplit
 
 import h11
+import httpx
 
 # Of an answer nobody reads more.
 MAX_ANSWER_BYTES = 64 * 1024
@@ -30,15 +30,11 @@ class Address(NamedTuple):
     tls: ssl.SSLContext | None
 
     @classmethod
-    def of(cls, url: str, tls: ssl.SSLContext) -> Address:
-        """The parts of a URL that `guestgate.registration.check_url` lets pass."""
-        parts = urlsplit(url)
-        secure = parts.scheme == "https"
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        authority = parts.netloc.rpartition("@")[2]
-        return cls(
-            parts.hostname or "", parts.port or (443 if secure else 80), target, authority, tls if secure else None
-        )
+    def of(cls, url: httpx.URL, tls: ssl.SSLContext) -> Address:
+        """The parts of a URL, as `guestgate.registration.check_url` returns it."""
+        secure = url.scheme == "https"
+        host, target, authority = (part.decode("ascii") for part in (url.raw_host, url.raw_path, url.netloc))
+        return cls(host, url.port or (443 if secure else 80), target, authority, tls if secure else None)
 
 
 class Reply(NamedTuple):
@@ -64,9 +60,14 @@ class Line(asyncio.Protocol):
     async def connect(cls, address: Address) -> Line:
         """A connection, TLS included. Raises OSError (ssl.SSLError is one)."""
         name = address.host if address.tls else None
-        _, line = await asyncio.get_running_loop().create_connection(
-            cls, address.host, address.port, ssl=address.tls, server_hostname=name
-        )
+        try:
+            _, line = await asyncio.get_running_loop().create_connection(
+                cls, address.host, address.port, ssl=address.tls, server_hostname=name
+            )
+        except OSError:
+            raise  # of which some are ValueErrors too
+        except ValueError as error:
+            raise ConnectionError(f"{address.host} is no possible name: {error}") from None
         return line
 
     @property

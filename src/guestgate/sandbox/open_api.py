@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -15,6 +14,7 @@ from starlette.routing import Route
 
 from guestgate import clock
 from guestgate.errors import OperationError
+from guestgate.sandbox.door import object_of
 from guestgate.sandbox.platform import Checkin, Platform, local_iso
 from guestgate.sandbox.town import Studio
 
@@ -181,18 +181,10 @@ async def json_object(request: Request) -> dict[str, Any]:
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise ApiError(413, "TOO_LARGE", f"the body is larger than {MAX_BODY_BYTES} bytes")
-    content = json_of(bytes(body))
-    if not isinstance(content, dict):
+    content = object_of(bytes(body))
+    if content is None:
         raise ApiError(400, "VALIDATION_ERROR", "the body should be a JSON object")
     return content
-
-
-def json_of(body: bytes) -> Any:
-    """What JSON says; None where it is none."""
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _date(text: str | None, name: str) -> date:

@@ -133,7 +133,7 @@ class Page:
         return {"done": "checked out"}
 
     async def _close(self, _: dict[str, Any], studio: Studio) -> dict[str, Any]:
-        return {"done": f"{self._platform.close_for_today(studio)} checked out"}
+        return {"done": f"{self._platform.close_for_today(studio)} checked out of {studio.name}"}
 
     async def _remove(self, content: dict[str, Any], studio: Studio) -> dict[str, Any]:
         event = content.get("event")

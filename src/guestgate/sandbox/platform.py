@@ -136,8 +136,8 @@ class Platform:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        """Deliver what is on its way and hang up."""
-        await self._stack.aclose()
+        """Deliver what is on its way, unless we break off, and hang up."""
+        await self._stack.__aexit__(*exception)  # type: ignore[arg-type]
 
     async def tap(self, planned: PlannedTap) -> Tap:
         """Somebody holds a card to a reader; where the door opens they are checked in."""

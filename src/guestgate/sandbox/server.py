@@ -79,15 +79,31 @@ async def serve(platform: Platform, port: int, load: Load | None, ready: Callabl
         serving = asyncio.create_task(granian.serve())
         coming = asyncio.create_task(days(platform, load)) if load is not None else None
         waiting = asyncio.create_task(ended.wait())
-        ready()
+        listening = asyncio.create_task(_listening(port))
+        await asyncio.wait({serving, waiting, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if listening.done():
+            ready()
+        listening.cancel()
         tasks = {task for task in (serving, coming, waiting) if task is not None}
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
+        granian.stop()  # type: ignore[no-untyped-call]
+        await asyncio.wait([serving], timeout=STOP_S)
         if coming is not None:
             coming.cancel()
             with suppress(asyncio.CancelledError):
                 await coming
-        granian.stop()  # type: ignore[no-untyped-call]
-        await asyncio.wait([serving], timeout=STOP_S)
         if serving in done:
             raise OperationError(f"the sandbox ended unexpectedly: {serving.exception() or 'see the lines above'}")
+
+
+async def _listening(port: int) -> None:
+    """Return once the port takes connections."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(LOOPBACK, port)
+        except OSError:
+            await asyncio.sleep(0.02)
+        else:
+            writer.close()
+            return

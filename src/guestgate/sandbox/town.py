@@ -113,6 +113,7 @@ class TownSpec:
             spec = cls(**content)
             date.fromisoformat(spec.day)
             sound = 1 <= spec.studios <= MAX_STUDIOS and 1 <= spec.members <= MAX_MEMBERS and type(spec.seed) is int
+            sound = sound and isinstance(spec.aggregator_id, str | None)
         except (TypeError, ValueError):
             sound = False
         if not sound:

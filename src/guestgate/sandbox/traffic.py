@@ -61,36 +61,52 @@ class Traffic:
         journal = platform.journal
         journal.run(platform.town, rate=load.rate, seconds=load.seconds, seed=load.seed, faults=sorted(load.faults))
         self._setter = ClockSetter(clock_file, journal) if clock_file is not None else None
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
 
     async def run(self) -> Report:
-        """Let everybody come, and wait for the last answer."""
+        """Let everybody come, and wait for the last answer. Raises OperationError where the log cannot be written.
+
+        Whoever is at a reader when this is cancelled still gets an answer: a call that may have been decided
+        belongs into the log.
+        """
+        try:
+            await self._come()
+        finally:
+            while self._under_way:
+                await asyncio.wait(self._under_way)
+        if self._failure is not None:
+            raise self._failure
+        return self.report
+
+    async def _come(self) -> None:
         loop = asyncio.get_running_loop()
-        under_way: set[asyncio.Task[None]] = set()
         started = loop.time()
         changes = self._clock_changes()
         next_change = next(changes, None)
-        try:
-            for planned in taps(self._platform.town, self._load):
-                while next_change is not None and next_change[0] <= planned.due_s:
-                    await _until(started + next_change[0])
-                    assert self._setter is not None
-                    self._setter.set_ahead(next_change[1] - clock.now())
-                    next_change = next(changes, None)
-                await _until(started + planned.due_s)
-                self.report.behind_ms = max(self.report.behind_ms, (loop.time() - started - planned.due_s) * 1000)
-                if len(under_way) >= MAX_UNDER_WAY:
-                    self.report.not_made += 1
-                    continue
-                task = loop.create_task(self._tap(planned))
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
-                self._on_tap(planned.due_s)
-            await _until(started + self._load.seconds)
-        finally:
-            # Also where the run is cancelled: a call that was made may be decided, so the log has to know of it.
-            while under_way:
-                await asyncio.wait(under_way)
-        return self.report
+        for planned in taps(self._platform.town, self._load):
+            while next_change is not None and next_change[0] <= planned.due_s:
+                await _until(started + next_change[0])
+                assert self._setter is not None
+                self._setter.set_ahead(next_change[1] - clock.now())
+                next_change = next(changes, None)
+            await _until(started + planned.due_s)
+            self.report.behind_ms = max(self.report.behind_ms, (loop.time() - started - planned.due_s) * 1000)
+            if self._failure is not None:
+                return
+            if len(self._under_way) >= MAX_UNDER_WAY:
+                self.report.not_made += 1
+                continue
+            task = loop.create_task(self._tap(planned))
+            self._under_way.add(task)
+            task.add_done_callback(self._left)
+            self._on_tap(planned.due_s)
+        await _until(started + self._load.seconds)
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            self._failure = self._failure or task.exception()
 
     def _clock_changes(self) -> Iterator[tuple[float, datetime]]:
         """When, in seconds of the run, the clock is set, and to what; spread evenly over the run."""

@@ -38,15 +38,17 @@ function showStudios(town) {
       const about = element("div");
       about.append(element("strong", studio.name), element("span", "", "dim"));
       const close = element("button", "all out", "quiet");
+      close.setAttribute("aria-label", "all out of " + studio.name);
       close.type = "button";
       close.title = "Check out whoever is still in " + studio.name;
-      close.addEventListener("click", () => act("close", { studio: studio.id }));
+      close.addEventListener("click", () => act("close", { studio: studio.id }, $("closed")));
       item.append(about, close);
       return item;
     }));
   }
   town.studios.forEach((studio, place) => {
-    const facts = [studio.time, studio.tenant, studio.inside + " in", "webhooks " + (studio.webhooks ? "on" : "off")];
+    const facts = [studio.time, studio.tenant, studio.inside + "\u00a0in"];
+    if (town.webhook_url) facts.push("webhooks\u00a0" + (studio.webhooks ? "on" : "off"));
     if (studio.test) facts.push("test");
     if (studio.paused) facts.push("paused");
     list.children[place].querySelector("span").textContent = facts.join(" · ");
@@ -83,12 +85,12 @@ async function look() {
   }
 }
 
-async function act(what, content) {
+async function act(what, content, output) {
   try {
     const said = await post(what, content);
-    $("done").textContent = said.done;
+    output.textContent = said.done;
   } catch (error) {
-    $("done").textContent = error.message;
+    output.textContent = error.message;
   }
   look();
 }
@@ -113,14 +115,15 @@ $("tap").addEventListener("submit", async (event) => {
 
 $("register").addEventListener("submit", async (event) => {
   event.preventDefault();
+  const output = event.target.querySelector("output");
   try {
     const said = await post("register", fields(event.target));
-    const name = [said.member.firstName, said.member.lastName].filter(Boolean).join(" ");
-    $("done").textContent = said.customer_id
-      ? name + " is now customer " + said.customer_id + " (" + said.ms + " ms)"
+    const name = [said.member.firstName, said.member.lastName].filter(Boolean).join(" ") || "The member";
+    output.textContent = said.customer_id
+      ? name + " is now customer " + said.customer_id + " (" + said.ms.toFixed(1) + " ms)"
       : said.http_status === 404 ? "not found in partner system" : said.note || "status " + said.http_status;
   } catch (error) {
-    $("done").textContent = error.message;
+    output.textContent = error.message;
   }
   look();
 });
@@ -128,8 +131,9 @@ $("register").addEventListener("submit", async (event) => {
 $("customer").addEventListener("submit", (event) => {
   event.preventDefault();
   const { studio, customer_id, action } = fields(event.target);
-  if (action === "leave") act("leave", { studio, customer_id });
-  else act("remove", { studio, customer_id, event: action });
+  const output = event.target.querySelector("output");
+  if (action === "leave") act("leave", { studio, customer_id }, output);
+  else act("remove", { studio, customer_id, event: action }, output);
 });
 
 look();
