@@ -6,12 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from gate import Gate
 from hypothesis import settings
 from terminal import Terminal
 
 settings.register_profile("guestgate", deadline=None, print_blob=True)
 settings.load_profile("guestgate")
+
+
+@pytest.fixture(autouse=True)
+def log_to_nowhere_else() -> Iterator[None]:
+    """A command inside this process sets up its log; what it logs to ends with the test."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
