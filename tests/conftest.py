@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from backends import Backend, Files, Server
 from cluster import Cluster
 from gate import Gate
@@ -45,6 +46,13 @@ def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         return Files(tmp_path_factory.mktemp("files"))
     postgres: Server = request.getfixturevalue("postgres")
     return postgres
+
+
+@pytest.fixture(autouse=True)
+def log_to_nowhere_else() -> Iterator[None]:
+    """A command inside this process sets up its log; what it logs to ends with the test."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

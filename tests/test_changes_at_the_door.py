@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from callers import Crowd, problems, rows
 from gate import Gate, wait_for
 from past import Past
 from terminal import Terminal
 
 
+@pytest.mark.alone
 def test_a_key_is_changed_under_load_without_a_lost_checkin(home: Gate) -> None:
     """Add the new one, have the platform use it, revoke the old one: no call sees anything but its answer."""
     old = home.studio()

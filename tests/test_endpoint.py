@@ -20,6 +20,9 @@ import pytest
 from gate import PATH, Gate, wait_for
 from wire import JSON, Reply, Wire, ask, checkin, request
 
+from guestgate import studios
+from guestgate.directory import KeyKind
+
 LIMIT = 16 * 1024
 OWN_ID = "acme"
 OTHER_PATH = "/partners/v2/check-in"
@@ -238,7 +241,8 @@ def test_several_keys_of_a_studio_are_valid_at_once(served: Gate, keys: dict[str
 def test_a_key_ends_at_its_instant(served: Gate) -> None:
     """A valid key is refused once it has expired, without anybody doing anything."""
     token = secrets.token_urlsafe(24)
-    served.cli("key", "add", "s1", "--key-stdin", "--expires", in_seconds(5), input=token)
+    with served.database.write() as connection:
+        studios.add_key(connection, "s1", token, KeyKind.CHECKIN, datetime.now(UTC) + timedelta(seconds=5))
     with Wire(served) as wire:
         data = request(FREE, key=token)
         wait_for(lambda: wire.ask(data).status == 200, "the key was never valid", served)

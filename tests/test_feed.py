@@ -226,7 +226,7 @@ def test_an_undelivered_visit_is_reversed_in_the_feed(gate: Gate) -> None:
         before = office.get("/events", params={"after": "latest"}).json()["next"]
     hanging_up = pytest.raises(httpx.ReadTimeout)
     with gate.database.connect_writer() as connection, connection.begin(), gate.client() as client, hanging_up:
-        client.post(gate.url, json={"aggregatorId": "free-3", "customerId": 1}, timeout=0.2)
+        client.post(gate.url, json={"aggregatorId": "free-3", "customerId": 1}, timeout=httpx.Timeout(10, read=0.2))
     with gate.office("viewer") as office:
 
         def reversals() -> list[dict[str, object]]:

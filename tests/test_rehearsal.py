@@ -9,10 +9,7 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import pytest
 from gate import environment
-
-pytestmark = pytest.mark.alone
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "rehearsal.d" / "rehearsal.py"
 

@@ -96,9 +96,9 @@ class ChildProcess:
         self._pipe.close()
         await asyncio.to_thread(self._process.join, patience_s)
         if self._process.is_alive():
-            log.error("a process did not end by itself", name=self._name)
             self._process.kill()
             await asyncio.to_thread(self._process.join)
+            log.error("a process did not end by itself", name=self._name)
 
 
 def settle_in(name: str) -> None:
