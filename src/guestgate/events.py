@@ -55,7 +55,7 @@ def read(
     rows.sort(key=lambda row: row.seq)
     events = []
     for row in islice(rows, limit):
-        if not row.ready:
+        if not row.ready or row.seq > last:  # what comes before it may not be visible yet
             break
         seq = row.seq
         events.append({"id": row.id, "cursor": f"{timeline}.{seq}", "type": row.type, "at": row.at, "data": row.data})
@@ -70,7 +70,7 @@ def end(connection: Connection) -> str:
 
 def _seq(cursor: str, timeline: str, last: int) -> int:
     history, _, number = cursor.partition(".")
-    if not history or not number.isascii() or not number.isdecimal() or len(number) > 18:
+    if not history or not number.isascii() or not number.isdecimal() or len(number) > 19:
         raise UsageError("after: this is not a cursor; give one that came with an event, or leave it out")
     if history != timeline or int(number) > last:
         raise LostPlaceError(

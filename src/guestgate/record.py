@@ -34,6 +34,7 @@ class Order(StrEnum):
 class Filter:
     """Which part of the record. ``after`` is a ``seq``: only what was written later.
 
+    ``upto`` is one as well: where whoever follows goes on later, nothing may appear before it any more.
     ``subject`` is the id of what was changed, for `guestgate.changes`; ``month`` (``2026-11``) goes by the
     local dates of visits; without ``tests`` visits at test studios are left out.
     """
@@ -42,6 +43,7 @@ class Filter:
     studio: str | None = None
     since: datetime | None = None
     after: int = 0
+    upto: int | None = None
     limit: int | None = None
     order: Order = Order.LATEST
     subject: str | None = None
@@ -196,6 +198,8 @@ class PayableRule:
 
 def pages(connection: Connection, query: Select[Any], seq: Any, chosen: Filter) -> Iterator[Any]:
     """The rows of a query in the order asked for; `seq` is its column of that name. Read in pages."""
+    if chosen.upto is not None:
+        query = query.where(seq <= chosen.upto)
     if chosen.order is Order.LATEST and chosen.limit is not None:
         rows = connection.execute(query.where(seq > chosen.after).order_by(seq.desc()).limit(chosen.limit))
         yield from reversed(rows.all())

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 from sqlalchemy import Connection
 
-from guestgate import clock, record
+from guestgate import clock, record, sequence
 from guestgate.cli.common import (
     AsJson,
     ConfigFile,
@@ -127,6 +127,8 @@ def list_or_follow(
     with suppress(KeyboardInterrupt):
         while True:
             with database.read() as connection:
+                if follow:
+                    chosen = replace(chosen, upto=sequence.position(connection)[1])
                 for seq, row in read(connection, chosen):
                     seen = seq
                     if as_json:
