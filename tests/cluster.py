@@ -25,20 +25,16 @@ PROGRAMS = Path("/usr/lib/postgresql")
 class Cluster:
     """One server. ``fsync`` is for tests of what survives; without it a test database is made in no time."""
 
-    def __init__(self, *settings: str, fsync: bool = False) -> None:
-        """Make it and start it; `settings` are lines of its configuration."""
+    def __init__(self, *settings: str, fsync: bool = False, standby_of: Cluster | None = None) -> None:
+        """Make it and start it, new or as another one's standby; `settings` are lines of its configuration."""
         self.folder = Path(tempfile.mkdtemp(prefix="guestgate-pg-"))
         self.port = free_port()
         self._bin = newest_programs()
         self._as_user = _drop_to_postgres(self.folder)
-        secret = self.folder / "password"
-        secret.write_text(PASSWORD, "utf-8")
-        secret.chmod(0o644)
-        self._run(
-            "initdb",
-            *("--pgdata", self.data, "--username", SUPERUSER, "--pwfile", str(secret), "--auth", "trust"),
-            *("--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync", "--no-instructions"),
-        )
+        if standby_of is None:
+            self._make()
+        else:
+            self._run("pg_basebackup", "--pgdata", self.data, "--write-recovery-conf", "--dbname", standby_of.url())
         lines = [
             "listen_addresses = '127.0.0.1'",
             f"port = {self.port}",
@@ -49,11 +45,21 @@ class Cluster:
             *([] if fsync else ["fsync = off", "full_page_writes = off", "synchronous_commit = on"]),
             *settings,
         ]
-        hba = Path(self.data, "pg_hba.conf")
-        hba.write_text(f"host all {STRICT} 127.0.0.1/32 scram-sha-256\n{hba.read_text('utf-8')}", "utf-8")
         with Path(self.data, "postgresql.conf").open("a") as file:
             file.write("\n".join(lines) + "\n")
         self.start()
+
+    def _make(self) -> None:
+        secret = self.folder / "password"
+        secret.write_text(PASSWORD, "utf-8")
+        secret.chmod(0o644)
+        self._run(
+            "initdb",
+            *("--pgdata", self.data, "--username", SUPERUSER, "--pwfile", str(secret), "--auth", "trust"),
+            *("--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync", "--no-instructions"),
+        )
+        hba = Path(self.data, "pg_hba.conf")
+        hba.write_text(f"host all {STRICT} 127.0.0.1/32 scram-sha-256\n{hba.read_text('utf-8')}", "utf-8")
 
     @property
     def data(self) -> str:
@@ -140,7 +146,7 @@ def newest_programs() -> Path:
     """Where initdb and its like are: on the path, or where Debian puts them."""
     on_path = shutil.which("initdb")
     if on_path:
-        return Path(on_path).parent
+        return Path(on_path).resolve().parent
     versions = sorted(PROGRAMS.glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
     assert versions, "PostgreSQL is not installed; scripts/test does that, or: apt-get install postgresql"
     return versions[-1].parent

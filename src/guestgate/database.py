@@ -81,7 +81,11 @@ class Database(ABC):
     def open(url: str, *, door: bool = False, pooled: bool = False) -> Database:
         """Open a database that exists and has a schema this version works with; else a UsageError says what to do."""
         database = Database.at(url, door=door, pooled=pooled)
-        database.check_usable()
+        try:
+            database.check_usable()
+        except BaseException:
+            database.engine.dispose()
+            raise
         return database
 
     @abstractmethod
