@@ -18,7 +18,7 @@ import structlog
 import uvloop
 from granian.constants import Interfaces
 
-from guestgate import clock, expiry
+from guestgate import clock, expiry, partitions
 from guestgate.admin.process import AdminProcess, DoorState, admin_address
 from guestgate.authorizer import Authorizer
 from guestgate.database import Database
@@ -36,6 +36,7 @@ log = structlog.get_logger()
 MAX_CONNECTIONS = 4096
 REPORT_S = 60
 WARN_EVERY_S = 24 * 3600
+PARTITIONS_EVERY_S = 24 * 3600
 GC_THRESHOLD = 50_000
 
 
@@ -143,6 +144,7 @@ class _Server:
             self._warn(studios)
             await listener.start()
             caring = [asyncio.create_task(_report_counts(endpoint)), asyncio.create_task(self._keep_warning(studios))]
+            caring.append(asyncio.create_task(_keep_partitions(self._database)))
             gc.collect()
             gc.freeze()
             gc.set_threshold(GC_THRESHOLD)
@@ -215,6 +217,16 @@ async def _report_counts(endpoint: Endpoint) -> None:
                 "calls that were no check-ins", **{f"status_{status}": n for status, n in endpoint.counts.items()}
             )
             endpoint.counts.clear()
+
+
+async def _keep_partitions(database: Database) -> None:
+    """Once a day, beginning now, have partitions for the coming months; without one, check-ins go to the rest."""
+    while True:
+        try:
+            await asyncio.to_thread(partitions.make_ahead, database, clock.now())
+        except Exception as error:
+            log.warning("partitions for the coming months could not be made", error=str(error))
+        await asyncio.sleep(PARTITIONS_EVERY_S)
 
 
 async def _first(*awaitables: Any) -> None:
