@@ -26,8 +26,8 @@ from guestgate.sqlite import SqliteDatabase
 REPORT_EVERY = 5000
 # Each database has one row of these from the beginning.
 OWN = (schema.directory_version, schema.feed)
-# The first digits of an id: so many bits of its milliseconds lie below them.
-PREFIX, BELOW = 6, 24
+# The first digits of an id, of the twelve that are its milliseconds: one step is less than five hours.
+PREFIX = 6
 
 
 @dataclass
@@ -134,14 +134,17 @@ def _count(connection: Connection, table: Table) -> int:
 def _months(reading: Connection, now: datetime) -> set[tuple[int, int]]:
     """The months whose decisions get a partition: by their ids, apart from a future that a wrong clock saw."""
     decision_id = schema.decisions.c.id
-    prefix = func.substr(decision_id, 1, PREFIX)
-    found = reading.execute(select(prefix).where(func.substr(decision_id, 15, 1) == "7").distinct())
+    # Ids with the same first digits were made within hours of one another.
+    found = reading.execute(
+        select(func.min(decision_id), func.max(decision_id))
+        .where(func.substr(decision_id, 15, 1) == "7")
+        .group_by(func.substr(decision_id, 1, PREFIX))
+    )
     months = set()
-    for (digits,) in found:
-        first_ms = int(digits, 16) << BELOW
-        for ms in (first_ms, first_ms + (1 << BELOW) - 1):
-            if ms <= clock.to_ms(now):
-                at = clock.from_ms(ms)
+    for both in found:
+        for made_ms in (int(text[:8] + text[9:13], 16) for text in both):
+            if made_ms <= clock.to_ms(now):
+                at = clock.from_ms(made_ms)
                 months.add((at.year, at.month))
     return months
 
