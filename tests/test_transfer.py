@@ -15,7 +15,7 @@ from callers import noon_zone, problems, rows
 from cluster import Cluster
 from gate import Gate, wait_for
 from killing import ROUNDS, kill_at, lines_of, moments, repeat
-from past import Past
+from past import Past, uuid7
 from terminal import Terminal
 
 from guestgate import clock, events, schema, sequence, tokens
@@ -48,12 +48,6 @@ name = "Once"
 reentry_minutes = 0
 limits = [{ max = 1, per = "day" }]
 """
-
-
-def uuid7(at: datetime, number: int) -> str:
-    """An id made at that instant."""
-    digits = f"{clock.to_ms(at):012x}7{number % 4096:03x}8{number:015x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import importlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
 
@@ -20,8 +19,8 @@ from sqlalchemy import Connection, RootTransaction, create_engine, event
 from sqlalchemy.exc import DBAPIError, TimeoutError
 from sqlalchemy.pool import NullPool
 
-from guestgate import database, partitions, schema, sequence
-from guestgate.database import PATIENCE_MS, SYSTEM, CommitLostError, Database, Fault, cause_of
+from guestgate import clock, database, partitions, schema, sequence
+from guestgate.database import PATIENCE_MS, SYSTEM, BusyError, CommitLostError, Database, Fault, cause_of
 from guestgate.errors import OperationError, UsageError
 
 OLDEST_SERVER = 15
@@ -255,7 +254,8 @@ class PostgresDatabase(Database):
                     database.migrate(connection)
                 if sequence.is_foreign(connection):
                     sequence.settle_down(connection)
-                partitions.keep_ahead(connection, datetime.now(UTC))
+        with suppress(BusyError):  # the server does it every day, too
+            partitions.make_ahead(self, clock.now())
         after = self.schema_version()
         assert after is not None
         return before, after
@@ -266,6 +266,7 @@ class PostgresDatabase(Database):
         if connection.exec_driver_sql(f"SELECT 1 FROM pg_tables {where} LIMIT 1").first():  # noqa: S608
             raise UsageError(f"{self.name} is another program's database; guestgate needs one of its own")
         partitions.create_all(connection)
+        partitions.keep_ahead(connection, clock.now())
         sequence.create(connection)
         database.stamp(connection)
 
