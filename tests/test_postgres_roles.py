@@ -21,6 +21,13 @@ ROLES = Path(__file__).parents[1] / "examples" / "postgres-roles.sql"
 OWNER, SERVER = "guestgate_owner", "guestgate"
 
 
+def run_roles(url: str) -> None:
+    """Run the file in a database."""
+    command = ["psql", "--no-psqlrc", "--single-transaction", "--set", "ON_ERROR_STOP=1", "--file", str(ROLES), url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module", params=["superuser", "administrator"])
 def name(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[str]:
     """A database in which the file ran twice, by a superuser or by one who may only make roles, with the schema."""
@@ -31,11 +38,7 @@ def name(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[str]:
         cluster.execute(f"CREATE ROLE {admin} LOGIN CREATEROLE CREATEDB")
         cluster.execute(f"ALTER DATABASE {name} OWNER TO {admin}")
     for _ in range(2):
-        command = ["psql", "--no-psqlrc", "--single-transaction", "--set", "ON_ERROR_STOP=1"]
-        done = subprocess.run(
-            [*command, "--file", ROLES, cluster.url(name, admin)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        run_roles(cluster.url(name, admin))
     Database.at(cluster.url(name, OWNER)).upgrade()
     yield name
     cluster.drop(name)
@@ -145,3 +148,26 @@ def test_a_missing_right_is_told_at_the_start(taken: str, says: str, name: str, 
         cluster.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {SERVER}", name)
         cluster.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {SERVER}", name)
     Database.open(cluster.url(name, SERVER))
+
+
+def test_a_dump_is_put_back_by_the_owner(name: str, cluster: Cluster) -> None:
+    """Elsewhere, with the file run again: it says that it is a copy, and after db upgrade all is well."""
+    there = cluster.create()
+    run_roles(cluster.url(there))
+    dumped = subprocess.run(
+        ["pg_dump", "--no-owner", "--no-privileges", cluster.url(name, OWNER)], capture_output=True, check=True
+    )
+    subprocess.run(
+        ["psql", "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", cluster.url(there, OWNER)],
+        input=dumped.stdout,
+        capture_output=True,
+        check=True,
+    )
+    run_roles(cluster.url(there))
+    with pytest.raises(UsageError, match="was filled from a dump of another one: run guestgate db upgrade"):
+        Database.open(cluster.url(there, SERVER))
+    Database.at(cluster.url(there, OWNER)).upgrade()
+    database = Database.open(cluster.url(there, SERVER))
+    assert problems(database) == []
+    assert partitions.make_ahead(database, datetime(2035, 1, 1, tzinfo=UTC)) == 3
+    cluster.drop(there)
