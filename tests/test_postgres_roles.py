@@ -13,7 +13,7 @@ from callers import problems
 from cluster import SUPERUSER, Cluster
 from gate import Gate
 
-from guestgate import partitions
+from guestgate import partitions, sequence
 from guestgate.database import Database
 from guestgate.errors import UsageError
 
@@ -164,10 +164,16 @@ def test_a_dump_is_put_back_by_the_owner(name: str, cluster: Cluster) -> None:
         check=True,
     )
     run_roles(cluster.url(there))
+    original = Database.at(cluster.url(name, OWNER))
+    with original.write() as connection:  # as many transactions as a year has seconds
+        connection.exec_driver_sql("UPDATE cluster SET base = base + 31536000")
+        lost = sequence.take(connection, 1)[0]
     with pytest.raises(UsageError, match="was filled from a dump of another one: run guestgate db upgrade"):
         Database.open(cluster.url(there, SERVER))
     Database.at(cluster.url(there, OWNER)).upgrade()
     database = Database.open(cluster.url(there, SERVER))
     assert problems(database) == []
+    with database.write() as connection:
+        assert sequence.take(connection, 1)[0] > lost
     assert partitions.make_ahead(database, datetime(2035, 1, 1, tzinfo=UTC)) == 3
     cluster.drop(there)

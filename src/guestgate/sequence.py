@@ -139,11 +139,15 @@ def is_foreign(connection: Connection) -> bool:
 
 
 def settle_down(connection: Connection) -> None:
-    """Go on in such a copy: another timeline, and numbers above all that there are."""
+    """Go on in such a copy: another timeline, and numbers above all that there are.
+
+    And above what the original may have given out since then, unless it wrote more than a hundred
+    transactions a second all the time: they start at the present hundredth of a second.
+    """
     home, wal_timeline = connection.exec_driver_sql(_home).one()
     connection.execute(update(schema.feed).values(timeline=new_timeline()))
     connection.execute(update(schema.cluster).values(home=home, wal_timeline=wal_timeline, base=0))
-    make_room(connection)
+    make_room(connection, clock.now_ms() // 10)
 
 
 def carry_on(connection: Connection) -> None:
@@ -153,10 +157,13 @@ def carry_on(connection: Connection) -> None:
     make_room(connection)
 
 
-def make_room(connection: Connection) -> None:
-    """Have the next transactions' numbers lie above those of all rows, and above the last that SQLite gave out."""
+def make_room(connection: Connection, first: int = 0) -> None:
+    """Have the next transactions' numbers lie above those of all rows, and above the last that SQLite gave out.
+
+    They count as the `first` transaction and later ones, at least.
+    """
     tables = (*NUMBERED, schema.feed)
     last = [connection.execute(select(func.max(table.c.seq))).scalar_one() or 0 for table in tables]
     ((transaction, _),) = _ask(connection, _transaction)
-    base = max(0, (max(last) >> PLACES) + 1 - transaction)
+    base = max(0, max(first, (max(last) >> PLACES) + 1) - transaction)
     connection.execute(update(schema.cluster).values(base=base))
