@@ -34,7 +34,16 @@ class Cluster:
         if standby_of is None:
             self._make()
         else:
-            self._run("pg_basebackup", "--checkpoint", "fast", "--pgdata", self.data, "--write-recovery-conf", "--dbname", standby_of.url())
+            self._run(
+                "pg_basebackup",
+                "--checkpoint",
+                "fast",
+                "--pgdata",
+                self.data,
+                "--write-recovery-conf",
+                "--dbname",
+                standby_of.url(),
+            )
         lines = [
             "listen_addresses = '127.0.0.1'",
             f"port = {self.port}",

@@ -6,9 +6,16 @@ import math
 from datetime import datetime
 from uuid import uuid4
 
+from guestgate import clock
 from guestgate.database import Database
 from guestgate.ledger import Answer, Ledger, Ticket
 from guestgate.model import CheckIn, Decision
+
+
+def uuid7(at: datetime, number: int) -> str:
+    """An id made at that instant."""
+    digits = f"{clock.to_ms(at):012x}7{number % 4096:03x}8{number:015x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 class Past:
@@ -18,10 +25,17 @@ class Past:
         self._ledger = Ledger(database, own_id)
 
     def checkin(
-        self, member: str, at: datetime, *, studio: str = "s1", customer: int = 1, undelivered: bool = False
+        self,
+        member: str,
+        at: datetime,
+        *,
+        studio: str = "s1",
+        customer: int = 1,
+        undelivered: bool = False,
+        decision_id: str | None = None,
     ) -> Decision:
         """One check-in, with its answer."""
-        checkin = CheckIn(str(uuid4()), at, studio, member, customer, "0123456789abcdef")
+        checkin = CheckIn(decision_id or str(uuid4()), at, studio, member, customer, "0123456789abcdef")
         (decision,) = self._ledger.process([Ticket(checkin, math.inf)], [])
         status = 200 if decision.outcome.value == "allowed" else 403
         self._ledger.process([], [Answer(checkin.id, status, 1.5, undelivered)])

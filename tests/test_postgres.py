@@ -187,7 +187,8 @@ def test_any_time_zone_of_the_server(zone: str, tmp_path: Path, postgres: Server
     postgres.cluster.execute(f"ALTER DATABASE {name} SET timezone = '{zone}'")
     Database.at(url).upgrade()
     bounds = postgres.cluster.execute(
-        "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname ~ '^decisions_2' AND relkind = 'r' ORDER BY relname", name
+        "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname ~ '^decisions_2' AND relkind = 'r' ORDER BY relname",
+        name,
     )
     reference = postgres.cluster.create()
     Database.at(postgres.cluster.url(reference)).upgrade()

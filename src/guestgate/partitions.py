@@ -1,24 +1,34 @@
-"""Decisions and answers by month, on PostgreSQL: retention drops a month that is over instead of its rows.
+"""Decisions and answers by month, on PostgreSQL: a month that is over and empty gives its space back at once.
 
 A month holds the decisions whose ids were made in it: an id begins with its millisecond. What no month holds,
 such as the decision of a machine whose clock is wrong, goes into a partition of its own.
+
+Making and dropping a month locks tables that every check-in uses. So whoever does it beside open doors waits
+for those locks for moments only, and comes back later.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import date, datetime
 
 from sqlalchemy import Column, Connection, Index, MetaData, Table
+from sqlalchemy.exc import DBAPIError
 
-from guestgate import schema
+from guestgate import clock, schema
+from guestgate.database import BusyError, Database, Fault
 
 AHEAD = 3
+# Check-ins wait behind whoever waits for a table, so that is short; somebody's long query is waited for in between.
+WAIT_MS = 50
+TRIES, REST_S = 8, 0.2
 PARTITIONED = {schema.decisions.name: "id", schema.answers.name: "decision_id"}
 
-# With the owner's rights, so that the server's own role needs none to make tables.
+# With the owner's rights, so that the server's own role needs none to make and drop tables. Their search path
+# ends with the temporary tables, which would come first otherwise, and anybody can make some.
 _ADD_MONTH = """
 CREATE OR REPLACE FUNCTION guestgate_add_month(month date) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
 DECLARE
     bounds text[] := ARRAY[]::text[];
     ms text;
@@ -52,6 +62,33 @@ BEGIN
     RETURN true;
 END $$
 """
+_DROP_MONTH = """
+CREATE OR REPLACE FUNCTION guestgate_drop_month(month date) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+DECLARE
+    part text := to_char(month, 'YYYY_MM');
+    look text := format('SELECT EXISTS (SELECT FROM %I) OR EXISTS (SELECT FROM %I)',
+        'decisions_' || part, 'answers_' || part);
+    used boolean;
+BEGIN
+    IF to_regclass('decisions_' || part) IS NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE look INTO used;
+    IF used THEN
+        RETURN false;
+    END IF;
+    LOCK TABLE ONLY decisions, ONLY answers IN ACCESS EXCLUSIVE MODE;
+    EXECUTE look INTO used;
+    IF NOT used THEN
+        EXECUTE format('DROP TABLE %I, %I', 'decisions_' || part, 'answers_' || part);
+    END IF;
+    RETURN NOT used;
+END $$
+"""
+_MONTHS = """
+SELECT to_date(substr(c.relname, 11), 'YYYY_MM') FROM pg_inherits JOIN pg_class AS c ON c.oid = inhrelid
+WHERE inhparent = 'decisions'::regclass AND c.relname ~ '^decisions_[0-9]{4}_[0-9]{2}$' ORDER BY 1"""
 
 
 def create_all(connection: Connection) -> None:
@@ -62,7 +99,9 @@ def create_all(connection: Connection) -> None:
     for name, key in PARTITIONED.items():
         _partitioned(schema.metadata.tables[name], key).create(connection)
         connection.exec_driver_sql(f"CREATE TABLE {name}_rest PARTITION OF {name} DEFAULT")
-    connection.exec_driver_sql(_ADD_MONTH, execution_options={"no_parameters": True})
+    here = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
+    for function in (_ADD_MONTH, _DROP_MONTH):
+        connection.exec_driver_sql(function.replace("{schema}", here), execution_options={"no_parameters": True})
 
 
 def _partitioned(table: Table, key: str) -> Table:
@@ -86,12 +125,68 @@ def _partitioned(table: Table, key: str) -> Table:
     return copy
 
 
+def make_ahead(database: Database, now: datetime) -> int:
+    """`keep_ahead` beside open doors. Raises BusyError where somebody has the tables in use for long."""
+    if database.engine.dialect.name == "sqlite":
+        return 0
+    with database.read() as connection:
+        present = months(connection)
+    return sum(_beside_doors(database, "add", month) for month in _ahead(now) if month not in present)
+
+
+def drop_empty(database: Database, now: datetime) -> int:
+    """Drop months that are over and have no rows left; returns how many.
+
+    Beside open doors; what somebody has in use for long is left for the next time.
+    """
+    if database.engine.dialect.name == "sqlite":
+        return 0
+    with database.read() as connection:
+        over = [month for month in months(connection) if month < now.date().replace(day=1)]
+    dropped = 0
+    with suppress(BusyError):
+        for month in over:
+            dropped += _beside_doors(database, "drop", month)
+    return dropped
+
+
+def _beside_doors(database: Database, what: str, month: date) -> bool:
+    with database.explained(), database.connect_writer() as connection:
+        for _ in range(TRIES):
+            try:
+                with connection.begin():
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {WAIT_MS}")
+                    return _ask(connection, what, month)
+            except DBAPIError as error:
+                if database.fault(error) is not Fault.BUSY:
+                    raise
+            clock.sleep(REST_S)
+    raise BusyError(f"{database.name}: decisions or answers are in use by a long query; try again afterwards")
+
+
+def months(connection: Connection) -> list[date]:
+    """The first days of the months that have a partition."""
+    return list(connection.exec_driver_sql(_MONTHS, execution_options={"no_parameters": True}).scalars())
+
+
 def keep_ahead(connection: Connection, now: datetime) -> int:
     """Have partitions for this month and the next ones; returns how many were made."""
-    return sum(add_month(connection, now.year, now.month + ahead) for ahead in range(AHEAD))
+    return sum(_ask(connection, "add", month) for month in _ahead(now))
+
+
+def _ahead(now: datetime) -> list[date]:
+    return [_month(now.year, now.month + ahead) for ahead in range(AHEAD)]
+
+
+def _month(year: int, month: int) -> date:
+    """Its first day; months above 12 are the next year's."""
+    return date(year + (month - 1) // 12, (month - 1) % 12 + 1, 1)
 
 
 def add_month(connection: Connection, year: int, month: int) -> bool:
     """Have partitions for one month; months above 12 are the next year's. False where there are."""
-    first = datetime(year + (month - 1) // 12, (month - 1) % 12 + 1, 1, tzinfo=UTC).date()
-    return bool(connection.exec_driver_sql("SELECT guestgate_add_month(%s)", (first,)).scalar_one())
+    return _ask(connection, "add", _month(year, month))
+
+
+def _ask(connection: Connection, what: str, month: date) -> bool:
+    return bool(connection.exec_driver_sql(f"SELECT guestgate_{what}_month(%s)", (month,)).scalar_one())

@@ -12,7 +12,6 @@ import importlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
 
@@ -20,8 +19,8 @@ from sqlalchemy import Connection, RootTransaction, create_engine, event
 from sqlalchemy.exc import DBAPIError, TimeoutError
 from sqlalchemy.pool import NullPool
 
-from guestgate import database, partitions, schema, sequence
-from guestgate.database import PATIENCE_MS, SYSTEM, CommitLostError, Database, Fault, cause_of
+from guestgate import clock, database, partitions, schema, sequence
+from guestgate.database import PATIENCE_MS, SYSTEM, BusyError, CommitLostError, Database, Fault, cause_of
 from guestgate.errors import OperationError, UsageError
 
 OLDEST_SERVER = 15
@@ -43,6 +42,20 @@ CONNECTION = {
     "tcp_user_timeout": "5000",
 }
 PREPARE, PREPARE_AFTER = "prepare_threshold", "5"
+# Who we are, where, and the first thing that we lack: in tables, or of functions.
+_RIGHTS = """
+    WITH wanted AS (
+        SELECT to_regclass(name) AS relation, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS what
+        FROM unnest(%(tables)s::text[]) AS name
+        UNION ALL SELECT to_regclass('alembic_version'), 'SELECT'
+    ), lacking AS (
+        SELECT string_agg(what, ', ') || ' in ' || relation AS what
+        FROM wanted WHERE relation IS NOT NULL AND NOT has_table_privilege(relation, what) GROUP BY relation
+        UNION ALL SELECT 'EXECUTE ' || name FROM unnest(ARRAY[
+            to_regprocedure('guestgate_add_month(date)'), to_regprocedure('guestgate_drop_month(date)')]) AS name
+        WHERE NOT has_function_privilege(name, 'EXECUTE')
+    )
+    SELECT current_user, current_schema(), (SELECT what FROM lacking ORDER BY what LIMIT 1)"""
 # Classes and codes of SQLSTATE: somebody else is first, or the server cannot write now.
 BUSY = ("40001", "40P01", "55P03")
 UNAVAILABLE = ("08", "25006", "53", "57P", "58")
@@ -164,9 +177,9 @@ class PostgresDatabase(Database):
         """Raise UsageError where the server, its database, our rights there or the schema will not do."""
         with self._asking() as connection:
             self._check_server(connection)
+            self._check_rights(connection)
         self.check_schema()
         with self._asking() as connection:
-            self._check_rights(connection)
             if sequence.is_foreign(connection):
                 raise UsageError(
                     f"{self.name} was filled from a dump of another one: run guestgate db upgrade, which begins a "
@@ -202,20 +215,17 @@ class PostgresDatabase(Database):
             raise UsageError(f"database: {self.name} {what}; give the primary, or all hosts")
 
     def _check_rights(self, connection: Connection) -> None:
-        for table in (*schema.metadata.sorted_tables, schema.cluster):
-            missing = [
-                right
-                for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
-                if not connection.exec_driver_sql(
-                    "SELECT has_table_privilege(%s, %s)", (table.name, right)
-                ).scalar_one()
-            ]
-            if missing:
-                user = connection.exec_driver_sql("SELECT current_user").scalar_one()
-                raise UsageError(
-                    f"database: {self.name}: role {user} may not {', '.join(missing)} in {table.name}; "
-                    "examples/postgres-roles.sql gives what guestgate needs"
-                )
+        """Of what is there; whether all of it is there is the schema's question."""
+        user, here, missing = connection.exec_driver_sql(
+            _RIGHTS, {"tables": [*schema.metadata.tables, schema.cluster.name]}
+        ).one()
+        if here is None:
+            missing = "use any schema of its search path"
+        if missing:
+            raise UsageError(
+                f"database: {self.name}: role {user} may not {missing}; examples/postgres-roles.sql gives what "
+                "guestgate needs"
+            )
 
     def schema_version(self) -> str | None:
         """The schema revision; None where there is none."""
@@ -246,7 +256,8 @@ class PostgresDatabase(Database):
                     database.migrate(connection)
                 if sequence.is_foreign(connection):
                     sequence.settle_down(connection)
-                partitions.keep_ahead(connection, datetime.now(UTC))
+        with suppress(BusyError):  # the server does it every day, too
+            partitions.make_ahead(self, clock.now())
         after = self.schema_version()
         assert after is not None
         return before, after
@@ -257,6 +268,7 @@ class PostgresDatabase(Database):
         if connection.exec_driver_sql(f"SELECT 1 FROM pg_tables {where} LIMIT 1").first():  # noqa: S608
             raise UsageError(f"{self.name} is another program's database; guestgate needs one of its own")
         partitions.create_all(connection)
+        partitions.keep_ahead(connection, clock.now())
         sequence.create(connection)
         database.stamp(connection)
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Table, delete, func, select
 
-from guestgate import changes, clock, directory, schema
+from guestgate import changes, clock, directory, partitions, schema
 from guestgate.bulk import BulkSelect
 from guestgate.changes import Change
 from guestgate.database import MAX_CHUNK, Database
@@ -128,6 +128,9 @@ class Prune:
                 done = before + count
                 yield done
             before = done
+        if not self.dry_run:
+            partitions.drop_empty(self.database, self.now)
+            partitions.make_ahead(self.database, self.now)
 
     def _count(self, rows: Iterator[Any], part: Callable[[Connection, list[Any]], None]) -> Iterator[int]:
         done = 0

@@ -35,6 +35,11 @@ _position = f"""
     SELECT f.timeline, c.wal_timeline, pg_snapshot_xmin(pg_current_snapshot())::text::bigint + c.base,
         ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer
     FROM {schema.feed.name} AS f, {schema.cluster.name} AS c"""  # noqa: S608
+# This one may be younger than all that have ended.
+_next_transaction = f"""
+    SELECT max(base) + greatest(pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+        pg_current_xact_id_if_assigned()::text::bigint + 1)
+    FROM {schema.cluster.name}"""  # noqa: S608
 _home = """
     SELECT (pg_control_system()).system_identifier || '/' || oid,
         ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer
@@ -98,8 +103,7 @@ def given_out(connection: Connection) -> int | None:
     """The last number that any row may have by now; None where the database does not say."""
     if connection.dialect.name == "sqlite":
         return connection.execute(select(func.max(schema.feed.c.seq))).scalar()
-    next_transaction = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint + max(base) FROM cluster"
-    row = connection.exec_driver_sql(next_transaction).scalar()
+    row = connection.exec_driver_sql(_next_transaction).scalar()
     return None if row is None else (int(row) << PLACES) - 1
 
 
@@ -135,16 +139,31 @@ def is_foreign(connection: Connection) -> bool:
 
 
 def settle_down(connection: Connection) -> None:
-    """Go on in such a copy: another timeline, and numbers above all that there are."""
+    """Go on in such a copy: another timeline, and numbers above all that there are.
+
+    And above what the original may have given out since then, unless it wrote more than a hundred
+    transactions a second all the time: they start at the present hundredth of a second.
+    """
     home, wal_timeline = connection.exec_driver_sql(_home).one()
     connection.execute(update(schema.feed).values(timeline=new_timeline()))
     connection.execute(update(schema.cluster).values(home=home, wal_timeline=wal_timeline, base=0))
+    make_room(connection, clock.now_ms() // 10)
+
+
+def carry_on(connection: Connection) -> None:
+    """Go on with the history of a SQLite database whose rows were copied into this one, with higher numbers."""
+    _, wal_timeline = connection.exec_driver_sql(_home).one()
+    connection.execute(update(schema.cluster).values(wal_timeline=wal_timeline))
     make_room(connection)
 
 
-def make_room(connection: Connection) -> None:
-    """Have the next transactions' numbers lie above those of all rows."""
-    last = [connection.execute(select(func.max(table.c.seq))).scalar_one() or 0 for table in NUMBERED]
+def make_room(connection: Connection, first: int = 0) -> None:
+    """Have the next transactions' numbers lie above those of all rows, and above the last that SQLite gave out.
+
+    They count as the `first` transaction and later ones, at least.
+    """
+    tables = (*NUMBERED, schema.feed)
+    last = [connection.execute(select(func.max(table.c.seq))).scalar_one() or 0 for table in tables]
     ((transaction, _),) = _ask(connection, _transaction)
-    base = max(0, (max(last) >> PLACES) + 1 - transaction)
+    base = max(0, max(first, (max(last) >> PLACES) + 1) - transaction)
     connection.execute(update(schema.cluster).values(base=base))

@@ -12,6 +12,7 @@ import signal
 import structlog
 import uvloop
 
+from guestgate import partitions
 from guestgate.admin.process import AdminProcess, admin_address
 from guestgate.database import Database
 from guestgate.door import Door, check_settings, door_address
@@ -22,6 +23,7 @@ from guestgate.workers import Workers, first
 log = structlog.get_logger()
 
 WARN_EVERY_S = 24 * 3600
+PARTITIONS_EVERY_S = 24 * 3600
 
 
 def serve(settings: Settings) -> None:
@@ -62,10 +64,13 @@ class _Server:
         else:
             door = Door(self._settings, self._database, self._fail)
         admin_listener = AdminProcess(self._settings, door.state)
-        caring: asyncio.Task[None] | None = None
+        caring: list[asyncio.Task[None]] = []
         try:
             await asyncio.gather(door.start(), admin_listener.start())
-            caring = asyncio.create_task(_keep_warning(door))
+            caring += [
+                asyncio.create_task(_keep_warning(door)),
+                asyncio.create_task(_keep_partitions(self._database)),
+            ]
             log.info("serving", address=str(address), path=self._settings.checkin_path)
             while not self._ended.is_set():
                 await first(self._ended.wait(), reload.wait(), door.ended())
@@ -78,8 +83,8 @@ class _Server:
             log.info("draining")
             await door.drain()
         finally:
-            if caring is not None:
-                caring.cancel()
+            for task in caring:
+                task.cancel()
             await admin_listener.stop()
             await door.stop()
         log.info("stopped")
@@ -96,3 +101,13 @@ async def _keep_warning(door: Door | Workers) -> None:
     while True:
         door.warn_of_ends()
         await asyncio.sleep(WARN_EVERY_S)
+
+
+async def _keep_partitions(database: Database) -> None:
+    """Once a day, beginning now, have partitions for the coming months; without one, check-ins go to the rest."""
+    while True:
+        try:
+            await asyncio.to_thread(partitions.make_ahead, database, clock.now())
+        except Exception as error:
+            log.warning("partitions for the coming months could not be made", error=str(error))
+        await asyncio.sleep(PARTITIONS_EVERY_S)

@@ -45,15 +45,18 @@ class SqliteDatabase(Database):
     hold_s = 0.002
     leave_free = 2.0
 
-    def __init__(self, url: str, *, door: bool = False) -> None:
-        """Prepare, without connecting. Raises UsageError for a URL that cannot work."""
+    def __init__(self, url: str, *, door: bool = False, alone: bool = False) -> None:
+        """Prepare, without connecting. Raises UsageError for a URL that cannot work.
+
+        Whoever holds it `alone` (`guestgate.occupancy`) shares it with nobody, not even with itself.
+        """
         self.url = parse_url(url)
         self.path = Path(self.url.database or "")
         self.name = str(self.path)
         self._driver = safe_sqlite()
         self._patience_ms = 0 if door else PATIENCE_MS
         self._checkpoints = not door
-        self._class = occupancy.connection_class(self._driver, self.path)
+        self._class = self._driver.Connection if alone else occupancy.connection_class(self._driver, self.path)
         self.engine = create_engine(
             self.url,
             module=self._driver,

@@ -12,6 +12,7 @@ from guestgate.check import check as check_record
 from guestgate.cli.common import AsJson, ConfigFile, open_database, progress_bar, say, show, who
 from guestgate.database import Database
 from guestgate.prune import Prune
+from guestgate.transfer import Transfer
 
 app = typer.Typer(help="Care of the database.", no_args_is_help=True)
 
@@ -96,3 +97,38 @@ def compact(config: ConfigFile = None, as_json: AsJson = False) -> None:
         show({"bytes_before": before, "bytes_after": after}, as_json)
     else:
         say(f"the database took {before / 1e6:,.1f} MB and takes {after / 1e6:,.1f} MB now")
+
+
+@app.command()
+def copy(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="sqlite:///FILE; nobody may be using it.")],
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TARGET]", help="postgresql://…, an empty database.", show_default="the configured one"
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Move an installation to PostgreSQL with its whole record. Stop the server first.
+
+    Both sides are checked as guestgate db check does. It is one transaction: until it is complete, TARGET
+    stays empty. Who follows the event feed goes on with its cursor. SOURCE is not changed; do not serve it
+    again afterwards. A password belongs into PGPASSWORD or GUESTGATE_DATABASE rather than on the command line.
+
+    [dim]guestgate db copy sqlite:///guestgate.db postgresql://guestgate@db.example.com/guestgate[/dim]
+    """
+    configured = settings.load(config).database
+    transfer = Transfer(source, target or configured)
+    with progress_bar("copying", 0) as progress:
+        for done, total in transfer.run(who()):
+            progress(done, total)
+    if as_json:
+        show({"rows": transfer.rows, "timeline": transfer.timeline, "seq": transfer.seq}, as_json)
+    else:
+        say(
+            f"{sum(transfer.rows.values()):,} rows were copied, {transfer.rows['decisions']:,} decisions among them, "
+            f"up to number {transfer.seq}; both sides agree with themselves"
+        )
+        say("next: have the setting database (or GUESTGATE_DATABASE) name the new one, and start the server")
