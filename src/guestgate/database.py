@@ -199,12 +199,8 @@ class Database(ABC):
 
     def known_version(self) -> str | None:
         """The schema revision; a UsageError where this version cannot work with it."""
-        found = self.schema_version()
-        if (
-            found is not None
-            and found not in schema_versions()
-            and (self.oldest_user() or found) > schema_versions()[-1]
-        ):
+        found, known = self.schema_version(), schema_versions()
+        if found is not None and found not in known and (self.oldest_user() or found) > known[-1]:
             raise UsageError(
                 f"{self.name} was made by a newer guestgate (schema {found}, this one knows "
                 f"{known[-1]}): install that version or restore a backup"
