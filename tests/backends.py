@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from cluster import Cluster
 
+from guestgate import sequence
 from guestgate.database import Database
 
 
@@ -25,6 +28,16 @@ class Backend(Protocol):
 
     def drop(self, url: str) -> None:
         """A database is needed no more."""
+
+
+@contextmanager
+def copied(backend: Backend, url: str, folder: Path) -> Iterator[Database]:
+    """A copy of a database that nobody is using, for a while."""
+    copy = backend.copy(url, folder)
+    try:
+        yield Database.at(copy)
+    finally:
+        backend.drop(copy)
 
 
 class Files:
@@ -69,7 +82,8 @@ class Server:
     def copy(self, url: str, folder: Path) -> str:
         """A copy on the server, which then knows that it is one."""
         copied = self.cluster.url(self.cluster.create(url.rpartition("/")[2]))
-        Database.at(copied).upgrade()
+        with Database.at(copied).write() as connection:
+            sequence.settle_down(connection)
         return copied
 
     def drop(self, url: str) -> None:

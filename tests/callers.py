@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from gate import PATH, Gate
 from sqlalchemy import text
 
+from guestgate import schema
 from guestgate.check import check
 from guestgate.database import Database
 
@@ -146,6 +147,11 @@ def rows(database: Database, query: str, **parameters: Any) -> list[Any]:
     """What a query finds."""
     with database.read() as connection:
         return list(connection.execute(text(query), parameters).all())
+
+
+def everything(database: Database) -> dict[str, list[Any]]:
+    """Every row of every table."""
+    return {table.name: rows(database, f"SELECT * FROM {table.name}") for table in schema.metadata.sorted_tables}
 
 
 def problems(database: Database) -> list[str]:

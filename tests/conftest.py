@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         embedded = metafunc.definition.get_closest_marker("embedded")
         names = ["sqlite"] if embedded else ["sqlite", "postgresql"]
-        metafunc.parametrize("backend", names, indirect=True, scope="session")
+        metafunc.parametrize("backend", names, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="session")
@@ -40,12 +40,16 @@ def postgres(cluster: Cluster) -> Server:
 
 
 @pytest.fixture(scope="session")
-def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backend:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """Makes database files."""
+    return Files(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="module")
+def backend(request: pytest.FixtureRequest) -> Backend:
     """Makes databases of one kind; a test that uses this runs once for each kind."""
-    if request.param == "sqlite":
-        return Files(tmp_path_factory.mktemp("files"))
-    postgres: Server = request.getfixturevalue("postgres")
-    return postgres
+    backend: Backend = request.getfixturevalue("files" if request.param == "sqlite" else "postgres")
+    return backend
 
 
 @pytest.fixture(autouse=True)
@@ -78,16 +82,29 @@ def terminal(
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, backend: Backend) -> Iterator[Gate]:
+def new_gate(tmp_path_factory: pytest.TempPathFactory, backend: Backend) -> Iterator[Callable[[], Gate]]:
+    """Makes installations that a file's tests share, not yet serving; whatever they start is ended."""
+    gates: list[tuple[Gate, str | None]] = []
+
+    def new() -> Gate:
+        folder = tmp_path_factory.mktemp("shared")
+        url = None if backend.name == "sqlite" else backend.new(folder)
+        gates.append((Gate(folder, database_url=url), url))
+        return gates[-1][0]
+
+    yield new
+    for gate, url in gates:
+        gate.close()
+        if url is not None:
+            backend.drop(url)
+
+
+@pytest.fixture(scope="module")
+def served(new_gate: Callable[[], Gate]) -> Gate:
     """A serving installation shared by a file: studio s1, plans free and once, members free-0…9, once-0…9."""
-    folder = tmp_path_factory.mktemp("served")
-    url = None if backend.name == "sqlite" else backend.new(folder)
-    gate = Gate(folder, database_url=url)
+    gate = new_gate()
     gate.studio("s1")
     gate.plans()
     gate.members(*(f"{plan}-{number},{plan}" for plan in ("free", "once") for number in range(10)))
     gate.start()
-    yield gate
-    gate.close()
-    if url is not None:
-        backend.drop(url)
+    return gate

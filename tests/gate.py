@@ -57,8 +57,8 @@ class Gate:
         self.log = folder / "server.log"
         self.home = folder / "gate"
         starter.write(self.home, database_url=database_url)
-        self.database_url = database_url
-        self.database = Database.at(database_url or f"sqlite:///{self.home / 'guestgate.db'}")
+        self.database_url = database_url or f"sqlite:///{self.home / 'guestgate.db'}"
+        self.database = Database.at(self.database_url)
 
     @property
     def url(self) -> str:

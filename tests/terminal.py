@@ -64,7 +64,8 @@ class Terminal:
         for name in [name for name in os.environ if name.startswith("GUESTGATE_")]:
             monkeypatch.delenv(name)
         starter.write(home, database_url=database_url)
-        self.database = Database.at(database_url or f"sqlite:///{home / 'guestgate.db'}")
+        self.database_url = database_url or f"sqlite:///{home / 'guestgate.db'}"
+        self.database = Database.at(self.database_url)
         monkeypatch.chdir(home)
         monkeypatch.setattr(cli, "app", partial(COMMAND, prog_name="guestgate"))
         monkeypatch.setenv("COLUMNS", "200")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -73,13 +73,12 @@ def check(report: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+def serving(new_gate: Callable[[], Gate]) -> Gate:
     """An installation with plans."""
-    gate = Gate(tmp_path_factory.mktemp("bulk"))
+    gate = new_gate()
     gate.plans()
     gate.start()
-    yield gate
-    gate.close()
+    return gate
 
 
 @pytest.fixture

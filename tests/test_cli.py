@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from callers import everything
 from gate import Gate, environment, free_port, wait_for
 from sqlalchemy import insert, update
 from terminal import COMMAND, Done, Terminal
@@ -101,8 +102,8 @@ class Running:
         return ("sandbox", "tap", member, "--studio", "s1", *given, *trusted, *options)
 
     def all_keys(self) -> list[Any]:
-        """All keys that there ever were."""
-        return self.json("key", "list", "--all")
+        """All keys that there ever were; not when they were used, which is told a while later."""
+        return [{**key, "last_used_at": None} for key in self.json("key", "list", "--all")]
 
 
 @pytest.fixture
@@ -270,6 +271,7 @@ def test_nothing_is_named_by_what_is_not_utf8(desk: Terminal) -> None:
 # The database.
 
 
+@pytest.mark.embedded
 def test_a_missing_database_is_told_with_what_to_do(desk: Terminal) -> None:
     """And none is created."""
     (desk.home / "guestgate.db").unlink()
@@ -283,9 +285,10 @@ def test_a_missing_database_is_told_with_what_to_do(desk: Terminal) -> None:
 )
 def test_a_database_of_a_newer_version_is_left_alone(command: tuple[str, ...], desk: Terminal) -> None:
     """Also by an upgrade."""
-    with sqlite3.connect("guestgate.db") as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'zzzz'")
-    connection.close()
+    with desk.writing() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'zzzz'")
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("UPDATE cluster SET oldest_user = 'zzzz'")
     sentence = desk.complaint(*command, status=2)
     assert "newer" in sentence and "zzzz" in sentence
 
@@ -298,6 +301,7 @@ def test_a_database_of_an_older_version_is_told_with_what_to_do(desk: Terminal) 
     assert "older" in sentence and "guestgate db upgrade" in sentence
 
 
+@pytest.mark.embedded
 @pytest.mark.parametrize("command", [("member", "list"), ("db", "upgrade")])
 def test_a_file_that_is_no_database_is_refused(command: tuple[str, ...], desk: Terminal) -> None:
     """A text of a kilobyte under that name; it stays as it is."""
@@ -307,6 +311,7 @@ def test_a_file_that_is_no_database_is_refused(command: tuple[str, ...], desk: T
     assert Path("guestgate.db").read_bytes() == text
 
 
+@pytest.mark.embedded
 def test_a_database_of_another_program_is_left_alone(desk: Terminal) -> None:
     """To the last byte."""
     Path("guestgate.db").unlink()
@@ -318,12 +323,14 @@ def test_a_database_of_another_program_is_left_alone(desk: Terminal) -> None:
     assert Path("guestgate.db").read_bytes() == before
 
 
+@pytest.mark.embedded
 def test_an_empty_database_is_refused(desk: Terminal) -> None:
     """What a failed copy leaves."""
     desk.file("guestgate.db", "")
     assert "not a guestgate database" in desk.complaint("member", "list")
 
 
+@pytest.mark.embedded
 def test_a_folder_is_no_database(desk: Terminal) -> None:
     """`database = "sqlite:////var/lib"`"""
     desk.file("guestgate.toml", f'database = "sqlite:///{desk.home.parent}"\n')
@@ -614,6 +621,7 @@ def test_following_prints_what_comes_until_ctrl_c(running: Running) -> None:
 # init
 
 
+@pytest.mark.embedded
 def test_init_writes_what_it_says(terminal: Terminal) -> None:
     """Configuration, plans and database; in a folder that it makes, or here."""
     (written,) = terminal.json("init", "deep/down")
@@ -632,6 +640,7 @@ def test_init_writes_what_it_says(terminal: Terminal) -> None:
     assert terminal.json("member", "list") == []
 
 
+@pytest.mark.embedded
 def test_the_configuration_of_init_is_the_default_one(terminal: Terminal) -> None:
     """Every setting is mentioned, and what stands in the comments is what holds."""
     terminal.run("init", "fresh")
@@ -644,6 +653,7 @@ def test_the_configuration_of_init_is_the_default_one(terminal: Terminal) -> Non
         assert getattr(loaded, name) == getattr(defaults, name)
 
 
+@pytest.mark.embedded
 @pytest.mark.parametrize("name", ["guestgate.toml", "plans.toml"])
 def test_init_overwrites_nothing(name: str, terminal: Terminal) -> None:
     """Either file is enough to refuse; then nothing else is written."""
@@ -658,10 +668,11 @@ def test_init_keeps_a_database_that_is_there(desk: Terminal) -> None:
     """Its members included."""
     for name in ("guestgate.toml", "plans.toml"):
         Path(name).unlink(missing_ok=True)
-    desk.run("init")
+    desk.run("init", "--database", desk.database_url)
     assert len(desk.json("member", "list")) == 2
 
 
+@pytest.mark.embedded
 def test_init_beside_a_file_that_is_no_database_leaves_nothing(terminal: Terminal) -> None:
     """So that it can be tried again."""
     Path("used").mkdir()
@@ -1059,11 +1070,11 @@ def test_an_explanation_has_the_documented_shape(desk: Terminal) -> None:
 
 def test_an_explanation_records_nothing(desk: Terminal) -> None:
     """Neither an allowed nor a denied one."""
-    before = Path("guestgate.db").read_bytes()
+    before = everything(desk.database)
     for member in ("once", "once", "nobody"):
         desk.run("explain", member, "--studio", "s1")
     assert desk.json("decisions") == [] and desk.json("visits") == []
-    assert Path("guestgate.db").read_bytes() == before
+    assert everything(desk.database) == before
 
 
 def test_an_unknown_member_is_an_answer(desk: Terminal) -> None:

@@ -7,7 +7,7 @@ import copy
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from subprocess import PIPE, Popen
 
@@ -44,17 +44,16 @@ MEMBERS = [
 
 
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+def gate(new_gate: Callable[[], Gate]) -> Gate:
     """A server with a long budget: here it is to be right, test_faults sees whether it is in time."""
-    gate = Gate(tmp_path_factory.mktemp("concurrency"))
+    gate = new_gate()
     with (gate.home / "guestgate.toml").open("a", encoding="utf-8") as config:
         config.write("answer_budget_ms = 750\n")
     gate.studio("s1", timezone=noon_zone())
     gate.plans(PLANS)
     gate.members(*MEMBERS)
     gate.start()
-    yield gate
-    gate.close()
+    return gate
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +133,7 @@ def test_a_full_queue_is_refused_at_once(gate: Gate, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(authorizer, "MAX_WAITING", 5)
 
     async def ask() -> list[Ruling]:
-        door = authorizer.Authorizer(gate.database.url.render_as_string(), None, lambda: None, DoorMetrics())
+        door = authorizer.Authorizer(gate.database_url, None, lambda: None, DoorMetrics())
         await door.start()
         now = asyncio.get_running_loop().time()
         checkins = [

@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from callers import Caller, Crowd, Reply, gone, ledger_of, missing, noon_zone, problems, rows
@@ -71,14 +71,13 @@ class Life:
 
 
 @pytest.fixture(scope="module")
-def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+def life(new_gate: Callable[[], Gate]) -> Life:
     """An installation, not yet serving."""
-    gate = Gate(tmp_path_factory.mktemp("crash"))
+    gate = new_gate()
     gate.studio("s1", timezone=noon_zone())
     gate.plans(PLANS)
     gate.members(*(f"{plan}-{number},{plan}" for plan in ("free", *LIMITS) for number in range(PEOPLE * 4 * ROUNDS)))
-    yield Life(gate)
-    gate.close()
+    return Life(gate)
 
 
 def people(kind: int, round_: int) -> list[str]:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +26,8 @@ import pytest
 from callers import Crowd, rows
 from gate import Gate, environment, wait_for
 
+from guestgate import locks
+
 KILLS = int(os.environ.get("GUESTGATE_TEST_KILLS", "50"))
 SEED = int(os.environ.get("GUESTGATE_TEST_SEED", "1"))
 REPEAT = f"GUESTGATE_TEST_SEED={SEED} GUESTGATE_TEST_KILLS={KILLS} python -m pytest tests/test_feed.py"
@@ -34,15 +36,14 @@ DOORS, CLERKS, IMPORTERS = 10, 4, 2
 
 
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+def gate(new_gate: Callable[[], Gate]) -> Gate:
     """An installation that serves."""
-    gate = Gate(tmp_path_factory.mktemp("feed"))
+    gate = new_gate()
     gate.studio("s1")
     gate.plans()
     gate.members(*(f"{plan}-{number},{plan}" for plan in ("free", "once") for number in range(40)))
     gate.start()
-    yield gate
-    gate.close()
+    return gate
 
 
 class Consumer:
@@ -225,7 +226,8 @@ def test_an_undelivered_visit_is_reversed_in_the_feed(gate: Gate) -> None:
     with gate.office("viewer") as office:
         before = office.get("/events", params={"after": "latest"}).json()["next"]
     hanging_up = pytest.raises(httpx.ReadTimeout)
-    with gate.database.connect_writer() as connection, connection.begin(), gate.client() as client, hanging_up:
+    with gate.database.write() as connection, gate.client() as client, hanging_up:
+        locks.lock(connection, "free-3")
         client.post(gate.url, json={"aggregatorId": "free-3", "customerId": 1}, timeout=httpx.Timeout(10, read=0.2))
     with gate.office("viewer") as office:
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import Caller, Crowd, problems, rows
+from backends import Backend, copied
+from callers import Caller, Crowd, everything, problems, rows
 from gate import Gate, wait_for
 from killing import kill_at, lines_of, moments, repeat
 from past import Past
@@ -19,10 +19,12 @@ from terminal import Terminal
 from guestgate import corrections, members
 from guestgate import database as database_module
 from guestgate import forget as forget_module
+from guestgate import postgres as postgres_module
 from guestgate import sqlite as sqlite_module
 from guestgate.database import Database
 from guestgate.errors import NotFoundError
 from guestgate.forget import forget
+from guestgate.sqlite import SqliteDatabase
 
 ADA = "ada-7781"
 CARDS = (293123213, 393123214)
@@ -87,10 +89,14 @@ limits = [{ max = 1, per = "day" }]
     return terminal
 
 
-def traces(home: Path, words: tuple[str, ...] = PERSONAL) -> list[tuple[str, str]]:
-    """Which words are still somewhere in the database's files, byte by byte."""
+def traces(database: Database, words: tuple[str, ...] = PERSONAL) -> list[tuple[str, str]]:
+    """Which words are still somewhere: in the file and its log byte by byte, elsewhere in any row of any table."""
     found = []
-    for path in home.glob("guestgate.db*"):
+    if not isinstance(database, SqliteDatabase):
+        for name, lines in everything(database).items():
+            found += [(name, word) for word in words if word in repr(lines)]
+        return found
+    for path in database.path.parent.glob(f"{database.path.name}*"):
         data = path.read_bytes()
         found += [(path.name, word) for word in words if word.encode() in data]
         for number in map(int, filter(str.isdecimal, words)):
@@ -110,12 +116,12 @@ def tally(database: Database) -> list[Any]:
     return [tuple(row) for query in queries for row in rows(database, query)]
 
 
-def test_nothing_personal_is_left_in_the_files(desk: Terminal) -> None:
-    """Name, id, email and cards are in no page and no log, and everything still adds up."""
-    assert {word for _, word in traces(desk.home)} >= set(PERSONAL) - {"ada.old@example.com"}
+def test_nothing_personal_is_left(desk: Terminal) -> None:
+    """Name, id, email and cards are in no page, no log and no row, and everything still adds up."""
+    assert {word for _, word in traces(desk.database)} >= set(PERSONAL) - {"ada.old@example.com"}
     before = tally(desk.database)
     (said,) = desk.json("member", "forget", ADA, "--yes")
-    assert traces(desk.home) == []
+    assert traces(desk.database) == []
     assert tally(desk.database) == before
     assert problems(desk.database) == []
     (change,) = rows(desk.database, "SELECT * FROM changes WHERE action = 'member.forgotten'")
@@ -177,6 +183,7 @@ def test_a_card_that_is_now_somebody_elses_stays_theirs(desk: Terminal) -> None:
     assert len(rows(desk.database, "SELECT 1 FROM changes WHERE subject = 'bob' AND after LIKE '%493123215%'")) == 1
 
 
+@pytest.mark.embedded
 def test_many_people_forgotten_leave_nothing(terminal: Terminal) -> None:
     """Pages that ordinary use has split, merged and moved can hold leftovers; a compact database has none."""
     terminal.plans('[plans.free]\nname = "Free"\nreentry_minutes = 0\n')
@@ -195,7 +202,7 @@ def test_many_people_forgotten_leave_nothing(terminal: Terminal) -> None:
         forget(terminal.database, "cli:test", name)
     before = tally(terminal.database)
     terminal.run("db", "compact")
-    assert traces(terminal.home, tuple(forgotten)) == []
+    assert traces(terminal.database, tuple(forgotten)) == []
     assert tally(terminal.database) == before
     assert problems(terminal.database) == []
 
@@ -235,32 +242,27 @@ def test_without_a_terminal_it_has_to_be_meant(desk: Terminal) -> None:
     assert len(rows(desk.database, f"SELECT 1 FROM members WHERE id = '{ADA}'")) == 1
 
 
-def test_killed_anywhere_it_can_be_finished(desk: Terminal, tmp_path: Path) -> None:
+def test_killed_anywhere_it_can_be_finished(desk: Terminal, backend: Backend, tmp_path: Path) -> None:
     """At any line: the record agrees with itself, and asking again forgets the rest."""
     before = tally(desk.database)
-    old = tmp_path / "old"
-    shutil.copytree(desk.home, old)
 
-    def work() -> None:
-        forget(desk.database, "cli:test", ADA)
+    def erase(database: Database) -> None:
+        forget(database, "cli:test", ADA)
 
-    def again() -> None:
-        shutil.rmtree(desk.home)
-        shutil.copytree(old, desk.home)
-
-    modules = (forget_module, database_module, sqlite_module, members)
-    lines = lines_of(work, *modules)
+    modules = (forget_module, database_module, sqlite_module, postgres_module, members)
+    with copied(backend, desk.database_url, tmp_path) as database:
+        lines = lines_of(lambda: erase(database), *modules)
     for line in moments("forget", lines):
-        again()
-        kill_at(line, work, *modules)
-        assert problems(desk.database) == [], repeat(__file__, line)
-        if rows(desk.database, f"SELECT 1 FROM members WHERE id = '{ADA}'"):
-            work()
-        else:
-            desk.database.empty_log(1)
-        assert traces(desk.home) == [], repeat(__file__, line)
-        assert tally(desk.database) == before, repeat(__file__, line)
-        assert len(rows(desk.database, "SELECT DISTINCT member_id FROM visits")) == 2, repeat(__file__, line)
+        with copied(backend, desk.database_url, tmp_path) as database:
+            kill_at(line, lambda: erase(database), *modules)
+            assert problems(database) == [], repeat(__file__, line)
+            if rows(database, f"SELECT 1 FROM members WHERE id = '{ADA}'"):
+                erase(database)
+            else:
+                assert database.erase_traces(1)
+            assert traces(database) == [], repeat(__file__, line)
+            assert tally(database) == before, repeat(__file__, line)
+            assert len(rows(database, "SELECT DISTINCT member_id FROM visits")) == 2, repeat(__file__, line)
 
 
 def test_a_member_is_forgotten_at_a_busy_door(home: Gate) -> None:

@@ -1,10 +1,10 @@
-"""The ledger on a database file: batches, deadlines, faults, locks, and what becomes of answers."""
+"""The ledger on a database: batches, deadlines, faults, locks, and what becomes of answers."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import structlog
 import uuid_utils
+from backends import Backend
 from callers import problems, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,9 +26,11 @@ from guestgate import (
     corrections,
     directory,
     ledger,
+    locks,
     members,
     plans,
     plans_file,
+    postgres,
     schema,
     studios,
     visits,
@@ -36,6 +39,7 @@ from guestgate.bulk import SIZES, BulkInsert, BulkSelect
 from guestgate.database import Database
 from guestgate.decide import decide
 from guestgate.ledger import Answer, Ledger, Ticket
+from guestgate.ledger_process import WAITING_RETRY_S
 from guestgate.model import CheckIn, Decision, Facts
 
 # A Monday; noon in Berlin.
@@ -85,8 +89,8 @@ SEED = int(os.environ.get("GUESTGATE_TEST_SEED", "1"))
 class Desk:
     """A ledger, and short words for what the tests do with it."""
 
-    def __init__(self, path: Path, own_id: str | None = None) -> None:
-        self.url = f"sqlite:///{path}"
+    def __init__(self, url: str, own_id: str | None = None) -> None:
+        self.url = url
         self.database = Database.at(self.url, door=True)
         self.ledger = Ledger(self.database, own_id)
 
@@ -104,8 +108,12 @@ class Desk:
         return Ticket(checkin, clock.monotonic() + patience_s)
 
     def process(self, *tickets: Ticket, answers: tuple[Answer, ...] = ()) -> list[tuple[str, str]]:
-        """Outcome and reason for each ticket, in their order."""
-        decisions = {decision.id: decision for decision in self.ledger.process(list(tickets), list(answers))}
+        """Outcome and reason for each ticket, in their order, when the last one is decided."""
+        decided = self.ledger.process(list(tickets), list(answers))
+        while self.ledger.waiting:
+            clock.sleep(WAITING_RETRY_S)
+            decided += self.ledger.process([], [])
+        decisions = {decision.id: decision for decision in decided}
         assert len(decisions) == len(tickets)
         return [
             (decisions[ticket.checkin.id].outcome.value, decisions[ticket.checkin.id].reason.value)
@@ -153,20 +161,20 @@ def unsent(ticket: Ticket, status: int | None = None) -> Answer:
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A database with studios, plans and members, to be copied."""
     folder = tmp_path_factory.mktemp("template")
     (folder / "plans.toml").write_text(PLANS, "utf-8")
-    database = Database.at(f"sqlite:///{folder / 'gate.db'}")
-    database.upgrade()
-    with database.write() as connection:
+    url = backend.new(folder)
+    with Database.at(url).write() as connection:
         for studio_id, timezone in STUDIOS.items():
             test = studio_id == "demo"
             studios.add(connection, studio_id, name=studio_id, timezone=timezone, tags=frozenset(), test=test)
         plans.apply(connection, plans_file.read(folder / "plans.toml"))
         people = [members.MemberRow(0, member, {"plan": plan}) for member, plan in MEMBERS]
         members.Upsert()(connection, people)
-    return Path(database.name)
+    yield url
+    backend.drop(url)
 
 
 @pytest.fixture(autouse=True)
@@ -177,15 +185,17 @@ def logged() -> Iterator[list[Any]]:
 
 
 @pytest.fixture
-def path(template: Path, tmp_path: Path) -> Path:
+def url(backend: Backend, template: str, tmp_path: Path) -> Iterator[str]:
     """A database of its own for this test."""
-    return Path(shutil.copy(template, tmp_path / "gate.db"))
+    url = backend.copy(template, tmp_path)
+    yield url
+    backend.drop(url)
 
 
 @pytest.fixture
-def desk(path: Path) -> Iterator[Desk]:
+def desk(url: str) -> Iterator[Desk]:
     """A ledger of its own for this test."""
-    desk = Desk(path)
+    desk = Desk(url)
     yield desk
     desk.ledger.close()
 
@@ -218,11 +228,15 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
 
 class Lock:
-    """A foreign program's write lock."""
+    """What another program is at work on: everything on SQLite, on PostgreSQL some members or whole tables."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *members: str, tables: str = "") -> None:
         self._connection = Database.at(url).connect_writer()
         self._transaction = self._connection.begin()
+        for member in members:
+            locks.lock(self._connection, member)
+        if tables and self._connection.dialect.name == "postgresql":
+            self._connection.exec_driver_sql(f"LOCK TABLE {tables}")
 
     def release(self, *_: object) -> None:
         if self._transaction.is_active:
@@ -232,8 +246,8 @@ class Lock:
 
 @pytest.fixture
 def lock(desk: Desk) -> Iterator[Lock]:
-    """The database is locked."""
-    lock = Lock(desk.url)
+    """The member with the limit is locked."""
+    lock = Lock(desk.url, "once-0")
     yield lock
     lock.release()
 
@@ -318,9 +332,9 @@ def test_odd_texts_are_recorded_as_they_came(desk: Desk) -> None:
     assert [row[0] for row in rows(desk.database, "SELECT aggregator_id FROM decisions ORDER BY seq")] == odd
 
 
-def test_both_readings_of_the_aggregator_id(path: Path) -> None:
+def test_both_readings_of_the_aggregator_id(url: str) -> None:
     """Our own id names the member linked to the customer; any other is the member's own."""
-    desk = Desk(path, own_id="us")
+    desk = Desk(url, own_id="us")
     desk.change(lambda connection: members.link(connection, "once-0", 77))
     asked = [("us", 77), ("us", 78), ("once-0", 77), ("once-1", 77), ("once-1", 79)]
     outcomes = desk.process(*(desk.tap(member, customer=customer) for member, customer in asked))
@@ -403,7 +417,7 @@ def test_an_answer_that_cannot_be_recorded_spoils_no_check_in(desk: Desk) -> Non
 # Locks
 
 
-def test_a_locked_database_is_waited_for(desk: Desk, lock: Lock, fake_clock: FakeClock) -> None:
+def test_what_is_locked_is_waited_for(desk: Desk, lock: Lock, fake_clock: FakeClock) -> None:
     """Once the lock is gone the batch is decided."""
     fake_clock.on_sleep = lambda sleeps: sleeps == 20 and lock.release()
     assert desk.process(desk.tap("once-0"), desk.tap("once-0")) == [ALLOWED, LIMIT]
@@ -416,7 +430,7 @@ def test_a_lock_that_stays_makes_check_ins_undecided(desk: Desk, lock: Lock, fak
     tickets = [desk.tap("once-0", patience_s=0.39), desk.tap("once-0", patience_s=0.39)]
     assert desk.process(*tickets) == [UNDECIDED, UNDECIDED]
     assert fake_clock.time_s == pytest.approx(1000.39, abs=0.01)
-    assert desk.record() == []
+    assert desk.visits("once-0") == []
     lock.release()
     assert desk.process(desk.tap("once-0")) == [ALLOWED]
     assert [row[1] for row in desk.record()] == ["undecided", "undecided", "allowed"]
@@ -439,26 +453,28 @@ def test_news_wait_for_a_lock_without_a_check_in(desk: Desk, fake_clock: FakeClo
     """Answers that cannot be written now are written with the next batch, once."""
     ticket = desk.tap("free-0")
     desk.process(ticket)
-    lock = Lock(desk.url)
+    lock = Lock(desk.url, tables="answers")
     desk.process(answers=(sent(ticket),))
     desk.process(answers=())
+    assert desk.ledger.has_news
     lock.release()
     desk.process()
     assert [tuple(row) for row in rows(desk.database, "SELECT * FROM answers")] == [(ticket.checkin.id, 200, 3.5, 0)]
 
 
-def test_a_ledger_waits_for_a_lock_that_is_there_from_its_start(path: Path, fake_clock: FakeClock) -> None:
+def test_a_ledger_waits_for_a_lock_that_is_there_from_its_start(url: str, fake_clock: FakeClock) -> None:
     """Opening needs no lock; the first batch waits like any other."""
-    lock = Lock(f"sqlite:///{path}")
-    desk = Desk(path)
+    lock = Lock(url, "free-0")
+    desk = Desk(url)
     fake_clock.on_sleep = lambda sleeps: sleeps == 3 and lock.release()
     assert desk.process(desk.tap("free-0")) == [ALLOWED]
     desk.ledger.close()
 
 
-def test_what_waits_to_be_recorded_is_limited(desk: Desk, lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waits_to_be_recorded_is_limited(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an endless outage the latest news are kept."""
     monkeypatch.setattr(ledger, "MAX_NEWS", 3)
+    lock = Lock(desk.url, tables="decisions")
     late = [desk.tap("free-0", patience_s=-1) for _ in range(5)]
     for ticket in late:
         desk.process(ticket)
@@ -626,7 +642,7 @@ def test_a_change_of_the_directory_is_seen_by_the_next_batch(desk: Desk) -> None
     desk.change(lambda connection: plans.apply(connection, {"once": document}))
     outcomes = desk.process(*(desk.tap("once-0", studio="potsdam") for _ in range(2)))
     assert outcomes == [ALLOWED, LIMIT]
-    versions = rows(desk.database, "SELECT DISTINCT plan_version FROM decisions ORDER BY seq")
+    versions = rows(desk.database, "SELECT plan_version FROM decisions GROUP BY plan_version ORDER BY min(seq)")
     assert [row[0] for row in versions] == [1, 2]
     desk.change(
         lambda connection: studios.add(
@@ -710,6 +726,7 @@ def test_visits_in_other_time_zones_count_on_their_own_date(desk: Desk, together
 # The database
 
 
+@pytest.mark.embedded
 def test_connections_are_durable(desk: Desk) -> None:
     """Every connection, the writer's too, is in WAL mode with synchronous=FULL."""
     writer = desk.database.connect_writer()
@@ -719,59 +736,140 @@ def test_connections_are_durable(desk: Desk) -> None:
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
             assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
     writer.close()
-    assert desk.database.wal_path.name == "gate.db-wal"
+    assert desk.database.wal_path.name.endswith(".db-wal")
 
 
-def test_a_writers_transaction_holds_the_lock_from_its_start(desk: Desk) -> None:
+def test_a_writers_transaction_holds_the_lock_from_its_start(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second writer is refused at its BEGIN, before it has read anything."""
+    monkeypatch.setattr(postgres, "PATIENCE_MS", 50)
     first, second = desk.database.connect_writer(), desk.database.connect_writer()
-    with first.begin(), pytest.raises(Exception, match="locked"):
+    with first.begin(), pytest.raises(Exception, match="lock"):
         second.begin()
     first.close()
     second.close()
 
 
-def test_no_statement_reads_a_whole_table(path: Path) -> None:
+# Tables that stay small whatever is recorded.
+SMALL = {"directory_version", "feed", "cluster", "studios", "keys", "plans", "plan_versions"}
+
+
+class Watch:
+    """What a database is asked, and how it finds the answers: steps that read a whole table or index."""
+
+    def __init__(self, database: Database) -> None:
+        """Watches connections that are made from now on."""
+        self.statements: set[str] = set()
+        self._plans: list[dict[str, Any]] = []
+        self._database = database
+        event.listen(database.engine, "connect", self._sqlite if database.engine.name == "sqlite" else self._postgres)
+
+    def _sqlite(self, driver: Any, _record: object) -> None:
+        driver.set_trace_callback(self.statements.add)
+
+    def _postgres(self, driver: Any, _record: object) -> None:
+        """The server tells the plan of each statement, and takes a whole table only where no index helps."""
+        driver.execute("LOAD 'auto_explain'")
+        for setting in ("auto_explain.log_min_duration = 0", "auto_explain.log_level = 'notice'"):
+            driver.execute(f"SET {setting}")
+        driver.execute("SET auto_explain.log_format = 'json'")
+        driver.execute("SET enable_seqscan = off")
+        driver.add_notice_handler(self._note)
+
+    def _note(self, notice: Any) -> None:
+        _, found, plan = notice.message_primary.partition("plan:")
+        assert found, notice.message_primary
+        self._plans.append(json.loads(plan))
+        self.statements.add(self._plans[-1]["Query Text"])
+
+    def scans(self) -> set[tuple[str, str]]:
+        """Steps on tables that grow, with their statements."""
+        if self._database.engine.name == "sqlite":
+            return self._sqlite_scans()
+        # Partitions without a row show nothing: there any way is as good as another.
+        empty = "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' AND reltuples <= 0"
+        with self._database.read() as connection:
+            passed_over = SMALL | {"pg_class"} | {name for (name,) in connection.exec_driver_sql(empty)}
+        return {
+            (f"{step['Node Type']} {step.get('Relation Name')}", plan["Query Text"])
+            for plan in self._plans
+            for step in _steps(plan["Plan"])
+            if step["Node Type"] in {"Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Index Scan"}
+            and step.get("Relation Name") not in passed_over
+            and "Index Cond" not in step
+        }
+
+    def _sqlite_scans(self) -> set[tuple[str, str]]:
+        scans = set()
+        with self._database.read() as connection:
+            for statement in self.statements:
+                if statement.startswith(("SELECT", "UPDATE", "DELETE")):
+                    plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement).all()
+                    scans |= {
+                        (step, statement)
+                        for *_, step in plan
+                        if step.startswith("SCAN") and "VIRTUAL TABLE" not in step and step.split()[1] not in SMALL
+                    }
+        return scans
+
+
+def analyze(connection: Any) -> None:
+    """Have PostgreSQL know how many rows there are."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("ANALYZE")
+
+
+def _steps(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", []):
+        yield from _steps(part)
+
+
+def test_no_statement_reads_a_whole_table(url: str) -> None:
     """What the door does, corrections included, takes as long in a big database as in a small one."""
-    desk = Desk(path)
-    statements: set[str] = set()
-    event.listen(desk.database.engine, "connect", lambda driver, _: driver.set_trace_callback(statements.add))
+    desk = Desk(url)
+    desk.process(*(desk.tap(f"{plan}-{1 + number % 4}") for plan in ("free", "once") for number in range(1000)))
+    desk.ledger.close()
+    desk.change(analyze)
+    watch = Watch(desk.database)
     first, second = desk.tap("again-0"), desk.tap("again-0")
     desk.process(first, second, desk.tap("ever-0"), desk.tap("nobody", patience_s=-1))
     lost = desk.tap("once-0")
     desk.process(lost, answers=(sent(second), unsent(first)))
     desk.process(answers=(unsent(lost),))
-    assert desk.state(lost) == "reversed"
     desk.ledger.close()
-    scans = set()
-    with Database.at(desk.url).read() as connection:
-        for statement in statements:
-            if statement.startswith(("SELECT", "UPDATE", "DELETE")):
-                plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement).all()
-                small = {"directory_version", "feed", "studios", "keys", "plans", "plan_versions"}
-                scans |= {
-                    (step, statement)
-                    for *_, step in plan
-                    if step.startswith("SCAN") and "VIRTUAL TABLE" not in step and step.split()[1] not in small
-                }
-    assert any(statement.startswith("UPDATE visits") for statement in statements), "no correction was traced"
-    assert scans == set()
+    for verb in ("INSERT INTO decisions", "UPDATE visits"):
+        assert any(statement.startswith(verb) for statement in watch.statements), f"no {verb} was traced"
+    assert watch.scans() == set()
+    assert desk.state(lost) == "reversed"
 
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
-NUMBERS = st.integers(-(2**63), 2**63 - 1)
+def test_a_read_of_a_whole_table_would_be_seen(url: str) -> None:
+    """What the test above relies on."""
+    desk = Desk(url)
+    desk.process(desk.tap("free-0"))
+    desk.ledger.close()
+    desk.change(analyze)
+    watch = Watch(desk.database)
+    for condition, seen in (("id = 'x'", False), ("aggregator_id = 'x'", True)):
+        rows(desk.database, f"SELECT outcome FROM decisions WHERE {condition}")
+        assert bool(watch.scans()) is seen, condition
+
+
+CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+TEXTS, SHORT = st.text(CHARACTERS, max_size=40), st.text(CHARACTERS, max_size=10)
+NUMBERS, VERSIONS = st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1)
 VISIT_ROWS = st.tuples(
     TEXTS,  # member
     TEXTS,  # studio
     NUMBERS,  # at_ms
-    TEXTS,  # local_date
+    SHORT,  # local_date
     TEXTS,  # tags
     st.booleans(),
-    TEXTS,  # state
+    SHORT,  # state
     st.none() | TEXTS,  # reversed_why
-    TEXTS,  # source
+    SHORT,  # source
     st.none() | TEXTS,  # plan
-    st.none() | NUMBERS,  # plan_version
+    st.none() | VERSIONS,  # plan_version
 )
 insert_visits = BulkInsert(schema.visits)
 _v = schema.visits.c
@@ -779,9 +877,9 @@ COLUMNS = list(schema.visits.columns)
 
 
 @pytest.fixture(scope="module")
-def scratch(template: Path) -> Database:
+def scratch(template: str) -> Database:
     """A database that no test commits to."""
-    return Database.at(f"sqlite:///{template}")
+    return Database.at(template)
 
 
 @settings(max_examples=100)
@@ -838,6 +936,7 @@ def test_bulk_inserts_of_any_size_keep_their_order(scratch: Database, number: in
     connection.close()
 
 
+@pytest.mark.embedded
 def test_the_log_is_kept_short_while_the_ledger_works(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints, full ones included, go on between batches; they lose nothing and hold nobody up for ever."""
     for name, value in (("CHECKPOINT_S", 0.001), ("MIN_WAL_BYTES", 1), ("MAX_WAL_BYTES", 1)):
@@ -905,13 +1004,13 @@ class Model:
 
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + ROUNDS))
-def test_random_days_add_up(path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_random_days_add_up(url: str, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Random batches, faults, late check-ins and lost answers: all is decided and recorded as a model expects."""
     repeat = (
         f"GUESTGATE_TEST_SEED={seed} GUESTGATE_TEST_ROUNDS=1 python -m pytest tests/test_ledger.py -k random_days"
     )
     dice = random.Random(seed)
-    desk, model = Desk(path), Model()
+    desk, model = Desk(url), Model()
     names = ["once-0", "once-1", "again-0", "again-1", "ever-0", "monthly-0", "free-0", "nobody"]
     told: dict[str, tuple[str, str]] = {}
     pending: list[Ticket] = []

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +14,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from gate import Gate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from terminal import Terminal
 
-from guestgate import members, plans, plans_file, starter, visits
+from guestgate import members, visits
 from guestgate.database import Database
 from guestgate.errors import UsageError
 from guestgate.members import FIELDS, BadRowError, MemberRow, Upsert, parse_row
@@ -740,15 +742,11 @@ def test_what_a_spreadsheet_writes_is_read_as_it_was(
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
+def database(new_gate: Callable[[], Gate]) -> Database:
     """A database with plan free, written to by many examples."""
-    folder = tmp_path_factory.mktemp("many")
-    database = Database.at(f"sqlite:///{starter.write(folder)['database']}")
-    file = folder / "plans.toml"
-    file.write_text(PLANS, "utf-8")
-    with database.write() as connection:
-        plans.apply(connection, plans_file.read(file))
-    return database
+    gate = new_gate()
+    gate.plans(PLANS)
+    return gate.database
 
 
 ROWS = st.builds(

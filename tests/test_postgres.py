@@ -186,16 +186,14 @@ def test_any_time_zone_of_the_server(zone: str, tmp_path: Path, postgres: Server
     url = postgres.cluster.url(name)
     postgres.cluster.execute(f"ALTER DATABASE {name} SET timezone = '{zone}'")
     Database.at(url).upgrade()
-    bounds = postgres.cluster.execute(
-        "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname ~ '^decisions_2' AND relkind = 'r' ORDER BY relname",
-        name,
+    months = (
+        "SELECT pg_get_expr(relpartbound, oid) FROM pg_class "
+        "WHERE relname ~ '^decisions_2' AND relkind = 'r' ORDER BY relname"
     )
+    bounds = postgres.cluster.execute(months, name)
     reference = postgres.cluster.create()
     Database.at(postgres.cluster.url(reference)).upgrade()
-    assert bounds == postgres.cluster.execute(
-        "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname ~ '^decisions_2' AND relkind = 'r' ORDER BY relname",
-        reference,
-    )
+    assert bounds == postgres.cluster.execute(months, reference)
     assert len(bounds) == 3
     postgres.drop(url)
     postgres.cluster.drop(reference)

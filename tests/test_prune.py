@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import problems, rows
+from backends import Backend, copied
+from callers import everything, problems, rows
 from killing import kill_at, lines_of, moments, repeat
 from past import Past
 from terminal import Terminal
 
-from guestgate import clock
+from guestgate import clock, sequence
 from guestgate import database as database_module
+from guestgate import postgres as postgres_module
 from guestgate import prune as prune_module
 from guestgate import sqlite as sqlite_module
 from guestgate.database import Database
@@ -102,16 +103,21 @@ def test_the_answer_at_the_door_is_the_same_before_and_after(desk: Terminal) -> 
 
 def test_numbers_never_go_down(desk: Terminal) -> None:
     """A reader of the record that comes back later finds that nothing is numbered anew."""
-    before = rows(desk.database, "SELECT seq FROM feed")[0][0]
+
+    def last() -> int:
+        with desk.reading() as connection:
+            return sequence.position(connection)[1]
+
+    before = last()
     desk.run("db", "prune", "--keep", "1month")
-    assert rows(desk.database, "SELECT seq FROM feed")[0][0] > before
+    assert last() > before
 
 
 def test_a_dry_run_says_the_same_and_deletes_nothing(desk: Terminal) -> None:
     """The numbers are those of the real run, and nothing is recorded."""
-    before = rows(desk.database, "SELECT seq FROM feed")
+    before = everything(desk.database)
     (dry,) = desk.json("db", "prune", "--keep", "2months", "--dry-run")
-    assert rows(desk.database, "SELECT seq FROM feed") == before
+    assert everything(desk.database) == before
     (real,) = desk.json("db", "prune", "--keep", "2months")
     assert {**dry, "dry_run": False} == real
     assert real["visits"] > 0 and real["decisions"] > real["visits"]
@@ -173,28 +179,24 @@ def test_what_is_no_span_is_refused(text: str) -> None:
         parse_keep(text, NOW)
 
 
-def test_killed_anywhere_the_record_agrees_with_itself(desk: Terminal, tmp_path: Path) -> None:
+def test_killed_anywhere_the_record_agrees_with_itself(desk: Terminal, backend: Backend, tmp_path: Path) -> None:
     """At any line: `db check` is clean, and another run ends where one that was not killed does."""
-    old = tmp_path / "old"
-    shutil.copytree(desk.home, old)
 
-    def work() -> None:
-        list(Prune(desk.database, "2months", NOW).run("cli:test"))
+    def prune(database: Database) -> None:
+        list(Prune(database, "2months", NOW).run("cli:test"))
 
-    def record() -> list[Any]:
+    def record(database: Database) -> list[Any]:
         tables = ("decisions", "answers", "visits", "visit_changes")
-        changes = rows(desk.database, "SELECT * FROM changes WHERE action != 'record.pruned' ORDER BY seq")
-        return [*(rows(desk.database, f"SELECT * FROM {table} ORDER BY 1") for table in tables), changes]
+        changes = rows(database, "SELECT * FROM changes WHERE action != 'record.pruned' ORDER BY seq")
+        return [*(rows(database, f"SELECT * FROM {table} ORDER BY 1") for table in tables), changes]
 
-    def again() -> None:
-        shutil.rmtree(desk.home)
-        shutil.copytree(old, desk.home)
-
-    lines = lines_of(work, prune_module, database_module, sqlite_module)
-    done = record()
+    modules = (prune_module, database_module, sqlite_module, postgres_module)
+    with copied(backend, desk.database_url, tmp_path) as database:
+        lines = lines_of(lambda: prune(database), *modules)
+        done = record(database)
     for line in moments("prune", lines):
-        again()
-        kill_at(line, work, prune_module, database_module, sqlite_module)
-        assert problems(desk.database) == [], repeat(__file__, line)
-        work()
-        assert record() == done, repeat(__file__, line)
+        with copied(backend, desk.database_url, tmp_path) as database:
+            kill_at(line, lambda: prune(database), *modules)
+            assert problems(database) == [], repeat(__file__, line)
+            prune(database)
+            assert record(database) == done, repeat(__file__, line)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from datetime import timedelta
+from hashlib import sha256
 
 import httpx
 import pytest
+from callers import everything
 from gate import Gate, wait_for
 from office import ndjson, problem
 from terminal import Terminal
@@ -60,7 +62,7 @@ def test_what_is_no_fingerprint(terminal: Terminal) -> None:
 
 
 def test_only_the_hash_is_kept(home: Gate) -> None:
-    """Neither token nor key stands in any file of the installation, and an expired token ends by itself."""
+    """Neither token nor key stands in any file or table, and an expired token ends by itself."""
     home.studio()
     home.plans()
     home.start()
@@ -78,12 +80,12 @@ def test_only_the_hash_is_kept(home: Gate) -> None:
 
         wait_for(ended, "the token never expired")
     assert home.json("token", "list", "--all")[1]["state"] == "expired"
-    files = [path for path in home.home.rglob("*") if path.is_file()]
-    assert home.home / "guestgate.db" in files
-    for path in [*files, home.log]:
-        content = path.read_bytes()
+    files = {path: path.read_bytes() for path in [*home.home.rglob("*"), home.log] if path.is_file()}
+    recorded = {name: repr(rows).encode() for name, rows in everything(home.database).items()}
+    assert sha256(token.encode()).hexdigest().encode() in recorded["tokens"]
+    for place, content in [*files.items(), *recorded.items()]:
         for secret in (token, brief, home.keys["s1"]):
-            assert secret.encode() not in content, path
+            assert secret.encode() not in content, place
 
 
 def test_the_log_tells_answers_and_no_secrets(home: Gate) -> None:

@@ -12,7 +12,7 @@ import signal
 import structlog
 import uvloop
 
-from guestgate import partitions
+from guestgate import clock, partitions
 from guestgate.admin.process import AdminProcess, admin_address
 from guestgate.database import Database
 from guestgate.door import Door, check_settings, door_address
@@ -67,10 +67,8 @@ class _Server:
         caring: list[asyncio.Task[None]] = []
         try:
             await asyncio.gather(door.start(), admin_listener.start())
-            caring += [
-                asyncio.create_task(_keep_warning(door)),
-                asyncio.create_task(_keep_partitions(self._database)),
-            ]
+            caring.append(asyncio.create_task(_keep_warning(door)))
+            caring.append(asyncio.create_task(_keep_partitions(self._database)))
             log.info("serving", address=str(address), path=self._settings.checkin_path)
             while not self._ended.is_set():
                 await first(self._ended.wait(), reload.wait(), door.ended())
