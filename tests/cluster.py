@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -19,6 +20,7 @@ from gate import free_port
 SUPERUSER, PASSWORD = "postgres", "throw-away"
 # The role that has to show its password.
 STRICT = "strict"
+STOP_S = 10
 PROGRAMS = Path("/usr/lib/postgresql")
 
 
@@ -100,6 +102,10 @@ class Cluster:
         """Stop the server."""
         self._run("pg_ctl", "stop", "--wait", "--mode", how, "--pgdata", self.data)
 
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self._run("pg_ctl", "promote", "--wait", "--pgdata", self.data)
+
     @property
     def pid(self) -> int:
         """The server's first process."""
@@ -113,7 +119,8 @@ class Cluster:
     def signal(self, what: signal.Signals) -> None:
         """Send a signal to every process of the server."""
         for pid in self.pids():
-            os.kill(pid, what)
+            with suppress(ProcessLookupError):
+                os.kill(pid, what)
 
     def url(self, database: str = "postgres", user: str = SUPERUSER, password: str = PASSWORD) -> str:
         """Its address."""
@@ -144,10 +151,15 @@ class Cluster:
         self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def close(self) -> None:
-        """Stop the server and leave nothing behind."""
-        if Path(self.data, "postmaster.pid").exists():
+        """End what is left of the server, whatever state it is in, and leave nothing behind."""
+        with suppress(FileNotFoundError, ProcessLookupError):
+            pid = self.pid
             self.signal(signal.SIGCONT)
-            self.stop()
+            os.kill(pid, signal.SIGQUIT)  # at once, but without leaving shared memory behind
+            give_up_at = time.monotonic() + STOP_S
+            while Path(f"/proc/{pid}/exe").exists() and time.monotonic() < give_up_at:
+                time.sleep(0.05)
+            self.signal(signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

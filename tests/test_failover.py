@@ -1,0 +1,87 @@
+"""A primary that dies under load, and its synchronous standby in its place: nothing that was answered is lost."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from callers import Caller, Crowd, missing, noon_zone, problems, rows
+from cluster import Cluster
+from gate import Gate, wait_for
+
+from guestgate.database import Database
+
+pytestmark = pytest.mark.alone
+
+PLANS = """\
+[plans.free]
+name = "Free"
+reentry_minutes = 0
+
+[plans.three]
+name = "Three a day"
+reentry_minutes = 0
+limits = [{ max = 3, per = "day" }]
+"""
+MEMBERS = [f"{plan}-{number}" for plan in ("free", "three") for number in range(300)]
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Cluster, Cluster]]:
+    """A primary whose commits wait for its standby, and that standby."""
+    primary = Cluster(fsync=True)
+    clusters = [primary]
+    try:
+        clusters.append(standby := Cluster(fsync=True, standby_of=primary))
+        primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        primary.execute("SELECT pg_reload_conf()")
+        in_step = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+        wait_for(lambda: primary.execute(in_step) == [(1,)], "the standby does not follow")
+        yield primary, standby
+    finally:
+        for cluster in clusters:
+            cluster.close()
+
+
+def test_a_standby_takes_over(pair: tuple[Cluster, Cluster], tmp_path: Path) -> None:
+    """SIGKILL of the primary, promotion: the server finds the new one by itself, and the record is whole."""
+    primary, standby = pair
+    name = primary.create()
+    address = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+    gate = Gate(tmp_path, database_url=primary.url(name).replace(f"127.0.0.1:{primary.port}", address))
+    try:
+        gate.studio("s1", timezone=noon_zone())
+        gate.plans(PLANS)
+        gate.members(*(f"{member},{member.partition('-')[0]}" for member in MEMBERS))
+        gate.start()
+        with gate.office("viewer") as office:
+            cursor = office.get("/events", params={"limit": 5}).json()["next"]
+        with Crowd(gate, MEMBERS, "failover", size=8) as crowd:
+            wait_for(lambda: len(crowd.replies) > 300, "nobody is answered", gate)
+            primary.signal(signal.SIGKILL)
+            wait_for(lambda: any(r.status == 503 for r in crowd.replies), "nobody noticed", gate)
+            standby.promote()
+            wait_for(lambda: {r.status for r in crowd.replies[-50:]} <= {200, 403}, "no full service again", gate)
+            crowd.end()
+        assert crowd.broken == 0
+        assert {reply.status for reply in crowd.replies} == {200, 403, 503}
+        now = Database.at(standby.url(name))
+        assert missing(now, crowd.replies) == []
+        visits = Counter(member for (member,) in rows(now, "SELECT member_id FROM visits WHERE state != 'reversed'"))
+        assert all(count <= 3 for member, count in visits.items() if member.startswith("three"))
+        let_in = Counter(reply.member for reply in crowd.replies if reply.reason == "ok")
+        assert all(visits[member] >= count for member, count in let_in.items())
+        caller = Caller(gate)
+        assert {caller.call(member).status for member in MEMBERS[:50]} == {200}  # type: ignore[union-attr]
+        caller.close()
+        with gate.office("viewer") as office:
+            lost = office.get("/events", params={"after": cursor})
+            assert lost.status_code == 410, "the promoted server's history is another one"
+            assert office.get("/events", params={"limit": 5}).json()["events"]
+        assert gate.stop() == 0
+        assert problems(now) == []
+    finally:
+        gate.close()
