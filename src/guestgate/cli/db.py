@@ -105,7 +105,7 @@ def copy(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TARGET]", help="postgresql://…, an empty database.", show_default="the configured one"
+            metavar="TARGET", help="postgresql://…, an empty database.", show_default="the configured one"
         ),
     ] = None,
     config: ConfigFile = None,
@@ -117,7 +117,7 @@ def copy(
     stays empty. Who follows the event feed goes on with its cursor. SOURCE is not changed; do not serve it
     again afterwards. A password belongs into PGPASSWORD or GUESTGATE_DATABASE rather than on the command line.
 
-    [dim]guestgate db copy sqlite:///guestgate.db postgresql://guestgate@db.example.com/guestgate[/dim]
+    [dim]guestgate db copy sqlite:///guestgate.db postgresql://guestgate_owner@db.example.com/guestgate[/dim]
     """
     configured = settings.load(config).database
     transfer = Transfer(source, target or configured)
