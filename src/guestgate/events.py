@@ -70,7 +70,7 @@ def end(connection: Connection) -> str:
 
 def _seq(cursor: str, timeline: str, last: int) -> int:
     history, _, number = cursor.partition(".")
-    if not history or not number.isascii() or not number.isdecimal() or len(number) > 19:
+    if not history or not number.isascii() or not number.isdecimal() or len(number) > 30:
         raise UsageError("after: this is not a cursor; give one that came with an event, or leave it out")
     if history != timeline or int(number) > last:
         raise LostPlaceError(
