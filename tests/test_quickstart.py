@@ -29,6 +29,9 @@ from terminal import Terminal
 
 from guestgate import quickstart
 
+# Nothing here differs from one database to another.
+pytestmark = pytest.mark.embedded
+
 BODY = '{"aggregatorId": "<your-id>", "customerId": 293123213}'
 SUMMARY = re.compile(r"(\d+) check-ins: (\d+) allowed, (\d+) denied, (\d+) errors; .*[\d.]+ ms")
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
