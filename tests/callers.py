@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from gate import PATH, Gate
 from sqlalchemy import text
 
-from guestgate import schema
+from guestgate import locks, schema
 from guestgate.check import check
 from guestgate.database import Database
 
@@ -101,6 +101,19 @@ def at_once(callers: Iterable[Caller], members: Iterable[str]) -> list[Reply | N
     for caller, member in asking:
         caller.send(member)
     return [caller.receive() for caller, _ in asking]
+
+
+@contextmanager
+def locked(database: Database, *members: str) -> Iterator[None]:
+    """Another program is at work: on all there is on SQLite; on PostgreSQL on these members or, without any, on
+    everything that check-ins write.
+    """
+    with database.write() as connection:
+        for member in members:
+            locks.lock(connection, member)
+        if not members and connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("LOCK TABLE decisions, answers IN SHARE MODE")
+        yield
 
 
 class Crowd:

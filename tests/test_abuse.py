@@ -23,7 +23,7 @@ import pytest
 from gate import PATH, Gate, wait_for
 from wire import Reply, Wire, checkin, request
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.embedded]
 
 BUDGET_MS = 750
 SEED = 20_261_123

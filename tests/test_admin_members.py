@@ -68,6 +68,12 @@ def test_an_id_that_cannot_be(client: httpx.Client, member_id: str) -> None:
     assert client.get(path(member_id)).status_code in (404, 422)
 
 
+@pytest.mark.parametrize("query", ["/members?plan=", "/decisions?member=", "/visits?studio=", "/changes?subject="])
+def test_a_search_for_what_cannot_be(client: httpx.Client, query: str) -> None:
+    """No stored text has a NUL character, and no database is asked for one."""
+    assert "NUL" in problem(client.get(f"{query}a%00b"), 422)
+
+
 def test_put_is_whole(client: httpx.Client) -> None:
     """201 for a new member, 200 afterwards; what is left out is gone, customers as well."""
     answer = client.put("/members/whole", json={**WHOLE, "customers": [70001, 70002]})

@@ -29,6 +29,9 @@ from guestgate.database import Database
 from guestgate.errors import ConflictError
 from guestgate.sqlite import safe_sqlite
 
+# Copies of files; PostgreSQL has its own tools.
+pytestmark = pytest.mark.embedded
+
 NUMBERED = ("decisions", "visits", "visit_changes", "changes")
 
 

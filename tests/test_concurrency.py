@@ -133,7 +133,7 @@ def test_a_full_queue_is_refused_at_once(gate: Gate, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(authorizer, "MAX_WAITING", 5)
 
     async def ask() -> list[Ruling]:
-        door = authorizer.Authorizer(gate.database_url, None, lambda: None, DoorMetrics())
+        door = authorizer.Authorizer(gate.database_url, None, 750, lambda: None, DoorMetrics())
         await door.start()
         now = asyncio.get_running_loop().time()
         checkins = [

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from callers import locked
 from gate import PATH, Gate, wait_for
 from wire import JSON, Reply, Wire, ask, checkin, request
 
@@ -684,7 +685,7 @@ def test_tls_of_yesterday_is_refused(served: Gate, version: ssl.TLSVersion) -> N
 def test_a_locked_database_is_a_503_in_time(served: Gate) -> None:
     """Undecided within the budget, and on record as such once that can be written again."""
     data = request(checkin("once-3"), key=served.keys["s1"])
-    with served.database.connect_writer() as connection, connection.begin():
+    with locked(served.database, "once-3"):
         replies = [ask(served, data) for _ in range(3)]
     for reply in replies:
         assert reply.status == 503
@@ -705,18 +706,17 @@ def test_a_lock_of_a_moment_is_waited_for(served: Gate) -> None:
     caller = threading.Thread(
         target=lambda: replies.append(ask(served, request(checkin("once-4"), key=served.keys["s1"])))
     )
-    with served.database.connect_writer() as connection:
-        with connection.begin():
-            caller.start()
-            caller.join(0.1)
-        caller.join()
+    with locked(served.database, "once-4"):
+        caller.start()
+        caller.join(0.1)
+    caller.join()
     assert [reply.status for reply in replies] == [200]
 
 
 def test_a_caller_who_hangs_up_has_used_up_nothing(served: Gate) -> None:
     """The decision is made and recorded all the same, but as undelivered, and the visit is taken back."""
     data = request(checkin("once-5"), key=served.keys["s1"])
-    with served.database.connect_writer() as connection, connection.begin():
+    with locked(served.database, "once-5"):
         with Wire(served) as wire:
             wire.send(data)
             time.sleep(0.1)

@@ -11,19 +11,19 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from callers import Caller, Crowd, Reply, ledger_of, missing, noon_zone, problems, rows
+from callers import Caller, Crowd, Reply, ledger_of, locked, missing, noon_zone, problems, rows
 from gate import Gate, wait_for
 from sqlalchemy import text
 
 from guestgate import checkpoints, directory
 from guestgate.database import Database
-from guestgate.sqlite import safe_sqlite
+from guestgate.sqlite import SqliteDatabase, safe_sqlite
 
 pytestmark = pytest.mark.alone
 
@@ -53,12 +53,11 @@ def furnish(gate: Gate) -> None:
 
 
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+def gate(new_gate: Callable[[], Gate]) -> Gate:
     """An installation, not yet serving."""
-    gate = Gate(tmp_path_factory.mktemp("faults"))
+    gate = new_gate()
     furnish(gate)
-    yield gate
-    gate.close()
+    return gate
 
 
 @pytest.fixture
@@ -69,18 +68,6 @@ def serving(gate: Gate) -> Iterator[Gate]:
     yield gate
     if gate.process is not None and gate.process.poll() is not None:
         gate.process = None
-
-
-@contextmanager
-def locked(gate: Gate) -> Iterator[None]:
-    """A foreign program holds the write lock."""
-    connection = gate.database.connect_writer()
-    transaction = connection.begin()
-    try:
-        yield
-    finally:
-        transaction.rollback()
-        connection.close()
 
 
 def on_record(gate: Gate, decision_id: str) -> dict[str, Any]:
@@ -154,7 +141,7 @@ def call(gate: Gate, member: str) -> Reply:
 
 def test_a_lock_held_longer_than_the_budget(serving: Gate) -> None:
     """Undecided, in time; on record once the lock is gone; and the next call is let in."""
-    with locked(serving):
+    with locked(serving.database, "once-0"):
         replies = [call(serving, "once-0") for _ in range(3)]
     assert {reply[1:4] for reply in replies} == {(503, "undecided", "unavailable")}
     again = call(serving, "once-0")
@@ -174,7 +161,7 @@ def in_time(replies: list[Reply], records: list[dict[str, Any]]) -> None:
 
 def test_calls_at_a_locked_database_are_recorded_without_another_call(serving: Gate) -> None:
     """Nobody has to check in for the record to be complete: it is, soon after the lock is gone."""
-    with locked(serving):
+    with locked(serving.database):
         reply = call(serving, "free-0")
         time.sleep(0.5)  # the lock outlives the first attempt to write how the answer left
     assert reply.status == 503
@@ -183,7 +170,7 @@ def test_calls_at_a_locked_database_are_recorded_without_another_call(serving: G
 
 def test_calls_at_a_locked_database_are_recorded_before_the_server_ends(serving: Gate) -> None:
     """SIGTERM while there are still news to write: they are written."""
-    with locked(serving):
+    with locked(serving.database):
         reply = call(serving, "free-1")
         time.sleep(0.5)  # as above
     assert serving.stop() == 0
@@ -196,7 +183,7 @@ def test_a_lock_that_goes_in_time_costs_nothing(serving: Gate) -> None:
     for member in (f"free-{number}" for number in range(2, 12)):
         caller = Caller(serving)
         caller.connect()
-        with locked(serving):
+        with locked(serving.database, member):
             caller.send(member)
         reply = caller.receive()
         caller.close()
@@ -210,7 +197,7 @@ def test_a_caller_that_hangs_up_while_it_waits(serving: Gate) -> None:
         before = latest(serving, member)
         caller = Caller(serving)
         caller.connect()
-        with locked(serving):
+        with locked(serving.database, member):
             caller.send(member)
             time.sleep(0.15)  # for the server to see the call, and us to be noticed missing
             caller.close()
@@ -232,6 +219,7 @@ def test_a_caller_that_hangs_up_while_it_waits(serving: Gate) -> None:
 # A slow, a failing and a full disk
 
 
+@pytest.mark.embedded
 def test_an_allow_that_came_too_late_is_reversed(serving: Gate) -> None:
     """The disk takes longer than the budget: 503 in time, and the visit that it made after all does not count."""
     with injected(serving, "delay_enter=600000"):
@@ -247,6 +235,7 @@ def test_an_allow_that_came_too_late_is_reversed(serving: Gate) -> None:
     assert problems(serving.database) == []
 
 
+@pytest.mark.embedded
 def test_a_denial_that_came_too_late_stays_a_denial(serving: Gate) -> None:
     """The record says what was decided and that it was not delivered."""
     assert call(serving, "once-11").status == 200
@@ -276,6 +265,7 @@ def test_a_ledger_that_hangs(serving: Gate) -> None:
     in_time(replies, records)
 
 
+@pytest.mark.embedded
 @pytest.mark.parametrize("failing", ["1+", "1", "2"], ids=["all", "the first", "the second"])
 def test_a_failed_fsync_ends_the_server(serving: Gate, failing: str) -> None:
     """Nothing is answered that may not be on disk, nor anything after it; a restart finds a sound record."""
@@ -306,6 +296,7 @@ def test_a_failed_fsync_ends_the_server(serving: Gate, failing: str) -> None:
     assert len(set(members)) == len(members)
 
 
+@pytest.mark.embedded
 @pytest.mark.parametrize("failing", ["1", "3+2"], ids=["the first", "every other"])
 def test_a_failed_write_forgets_nothing(serving: Gate, failing: str) -> None:
     """Whether the server goes on or ends: no answer is given that is not on record, and the record is sound."""
@@ -398,6 +389,7 @@ def until_undecided(gate: Gate, fill: Any, member: str) -> list[Reply]:
     return replies
 
 
+@pytest.mark.embedded
 def test_a_full_disk(on_small_disk: Gate) -> None:
     """503 while it is full; with space again 200 again, without a restart and without a gap in the record."""
     gate = on_small_disk
@@ -415,6 +407,7 @@ def test_a_full_disk(on_small_disk: Gate) -> None:
     assert gate.cli("db", "check").returncode == 0
 
 
+@pytest.mark.embedded
 def test_a_server_that_ends_after_a_full_disk_forgets_nothing(small_disk: Gate) -> None:
     """Space again, no further call, SIGTERM: what could not be decided is on record."""
     gate = small_disk
@@ -427,23 +420,24 @@ def test_a_server_that_ends_after_a_full_disk_forgets_nothing(small_disk: Gate) 
     assert problems(gate.database) == []
 
 
+@pytest.mark.embedded
 def test_a_full_disk_does_not_end_the_care_of_the_log(
     small_disk: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint that found no space is made up for later: the database file takes in the log again."""
     path = Path(shutil.copy(small_disk.database.path, small_disk.folder / "log.db"))
-    database = Database.at(f"sqlite:///{path}", door=True)
+    database = SqliteDatabase(f"sqlite:///{path}", door=True)
     failed: list[Exception] = []
-    checkpoint = Database.checkpoint
+    checkpoint = SqliteDatabase.checkpoint
 
-    def observed(self: Database, mode: str = "PASSIVE") -> None:
+    def observed(self: SqliteDatabase, mode: str = "PASSIVE") -> None:
         try:
             checkpoint(self, mode)
         except Exception as error:
             failed.append(error)
             raise
 
-    monkeypatch.setattr(Database, "checkpoint", observed)
+    monkeypatch.setattr(SqliteDatabase, "checkpoint", observed)
     monkeypatch.setattr(checkpoints, "CHECKPOINT_S", 0.02)
     monkeypatch.setattr(checkpoints, "MIN_WAL_BYTES", 1)
     writer = database.connect_writer()
@@ -530,7 +524,7 @@ def sound(gate: Gate) -> Path:
         gate.start()
     assert call(gate, "free-0").status == 200
     assert [call(gate, "once-13").status for _ in range(2)] == [200, 403]
-    with locked(gate):
+    with locked(gate.database):
         assert call(gate, "free-1").status == 503
     assert call(gate, "nobody").status == 403
     assert gate.stop() == 0
@@ -545,11 +539,13 @@ def record(sound: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(sound, tmp_path / "record.db"))
 
 
+@pytest.mark.embedded
 def test_a_sound_record_is_clean(gate: Gate, record: Path) -> None:
     """The other tests break something that was whole."""
     assert problems(Database.at(f"sqlite:///{record}")) == []
 
 
+@pytest.mark.embedded
 @pytest.mark.parametrize("damage", BREAKS)
 def test_a_check_finds(record: Path, damage: str) -> None:
     """Each kind of disagreement is found and named."""
@@ -566,6 +562,7 @@ def test_a_check_finds(record: Path, damage: str) -> None:
     assert words in " ".join(found)
 
 
+@pytest.mark.embedded
 def test_a_check_by_command(gate: Gate, record: Path) -> None:
     """Exit status 1, a line for each problem, and the same as JSON."""
     gate.home.joinpath("broken.toml").write_text(f'database = "sqlite:///{record}"\n', "utf-8")
@@ -579,6 +576,7 @@ def test_a_check_by_command(gate: Gate, record: Path) -> None:
     assert (found["ok"], len(found["problems"])) == (False, 1)
 
 
+@pytest.mark.embedded
 @pytest.mark.parametrize("name", ["ix_visits_member_id_local_date", "decisions"])
 def test_a_check_of_a_damaged_file(gate: Gate, record: Path, name: str) -> None:
     """Exit status 1 and a sentence, no traceback, where pages of the file are gone."""

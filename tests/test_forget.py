@@ -252,7 +252,7 @@ def test_killed_anywhere_it_can_be_finished(desk: Terminal, backend: Backend, tm
     modules = (forget_module, database_module, sqlite_module, postgres_module, members)
     with copied(backend, desk.database_url, tmp_path) as database:
         lines = lines_of(lambda: erase(database), *modules)
-    for line in moments("forget", lines):
+    for line in moments("forget", lines, backend.name):
         with copied(backend, desk.database_url, tmp_path) as database:
             kill_at(line, lambda: erase(database), *modules)
             assert problems(database) == [], repeat(__file__, line)

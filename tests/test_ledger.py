@@ -6,6 +6,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import structlog
 import uuid_utils
 from backends import Backend
-from callers import problems, rows
+from callers import locked, problems, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
@@ -26,7 +27,6 @@ from guestgate import (
     corrections,
     directory,
     ledger,
-    locks,
     members,
     plans,
     plans_file,
@@ -228,20 +228,14 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
 
 class Lock:
-    """What another program is at work on: everything on SQLite, on PostgreSQL some members or whole tables."""
+    """What another program has locked."""
 
-    def __init__(self, url: str, *members: str, tables: str = "") -> None:
-        self._connection = Database.at(url).connect_writer()
-        self._transaction = self._connection.begin()
-        for member in members:
-            locks.lock(self._connection, member)
-        if tables and self._connection.dialect.name == "postgresql":
-            self._connection.exec_driver_sql(f"LOCK TABLE {tables}")
+    def __init__(self, url: str, *members: str) -> None:
+        self._held = ExitStack()
+        self._held.enter_context(locked(Database.at(url), *members))
 
     def release(self, *_: object) -> None:
-        if self._transaction.is_active:
-            self._transaction.rollback()
-        self._connection.close()
+        self._held.close()
 
 
 @pytest.fixture
@@ -453,7 +447,7 @@ def test_news_wait_for_a_lock_without_a_check_in(desk: Desk, fake_clock: FakeClo
     """Answers that cannot be written now are written with the next batch, once."""
     ticket = desk.tap("free-0")
     desk.process(ticket)
-    lock = Lock(desk.url, tables="answers")
+    lock = Lock(desk.url)
     desk.process(answers=(sent(ticket),))
     desk.process(answers=())
     assert desk.ledger.has_news
@@ -474,7 +468,7 @@ def test_a_ledger_waits_for_a_lock_that_is_there_from_its_start(url: str, fake_c
 def test_what_waits_to_be_recorded_is_limited(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an endless outage the latest news are kept."""
     monkeypatch.setattr(ledger, "MAX_NEWS", 3)
-    lock = Lock(desk.url, tables="decisions")
+    lock = Lock(desk.url)
     late = [desk.tap("free-0", patience_s=-1) for _ in range(5)]
     for ticket in late:
         desk.process(ticket)

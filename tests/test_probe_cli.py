@@ -18,6 +18,9 @@ from terminal import Done, Terminal
 
 from guestgate.probe.clauses import CLAUSES
 
+# Nothing here differs from one database to another.
+pytestmark = pytest.mark.embedded
+
 CARDS = ("--allowed", f"{ALLOWED.aggregator_id}:{ALLOWED.customer_id}", "--denied", "m:1043:293123214")
 CLAUSE = ["id", "title", "verdict", "because", "sent", "received", "rests_on", "section", "figures"]
 

@@ -19,6 +19,9 @@ from guestgate.probe.report import Verdict
 from guestgate.probe.run import probe
 from guestgate.probe.target import Card, Target
 
+# Nothing here differs from one database to another.
+pytestmark = pytest.mark.embedded
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DOMAIN = "api.aggregator.example.com"
 SOCKET = "/run/guestgate/door.sock"

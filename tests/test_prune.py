@@ -194,7 +194,7 @@ def test_killed_anywhere_the_record_agrees_with_itself(desk: Terminal, backend: 
     with copied(backend, desk.database_url, tmp_path) as database:
         lines = lines_of(lambda: prune(database), *modules)
         done = record(database)
-    for line in moments("prune", lines):
+    for line in moments("prune", lines, backend.name):
         with copied(backend, desk.database_url, tmp_path) as database:
             kill_at(line, lambda: prune(database), *modules)
             assert problems(database) == [], repeat(__file__, line)

@@ -35,6 +35,9 @@ from guestgate.sandbox.arrivals import DAY_S, MORNING_H, Load, taps
 from guestgate.sandbox.rulebook import Entry, Rulebook, local_date
 from guestgate.sandbox.town import Town, TownSpec
 
+# Nothing here differs from one database to another.
+pytestmark = pytest.mark.embedded
+
 BODY = '{"aggregatorId": "<your-id>", "customerId": 293123213}'
 SUMMARY = re.compile(r"(\d+) check-ins: (\d+) allowed, (\d+) denied, (\d+) errors; .*[\d.]+ ms")
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

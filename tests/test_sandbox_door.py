@@ -13,6 +13,9 @@ from terminal import Terminal
 
 from guestgate.sandbox.door import Desk, Door, Fault, Tap
 
+# Nothing here differs from one database to another.
+pytestmark = pytest.mark.embedded
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 

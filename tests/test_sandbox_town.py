@@ -26,6 +26,9 @@ from guestgate.sandbox import export, setup
 from guestgate.sandbox.arrivals import HOURS, Load, jumps, taps
 from guestgate.sandbox.town import PLAN_WEIGHTS, Town, TownSpec
 
+# Nothing here differs from one database to another.
+pytestmark = pytest.mark.embedded
+
 TOWN = Town(TownSpec(seed=3, members=400))
 
 

@@ -14,6 +14,9 @@ from guestgate.database import Database
 from guestgate.errors import UsageError
 from guestgate.settings import Settings
 
+# Nothing here differs from one database to another.
+pytestmark = pytest.mark.embedded
+
 # Each setting's value in the file, in the environment and as an option, every one different from the one before.
 SOURCES: dict[str, tuple[Any, str, Any]] = {
     "database": ("sqlite:///file.db", "sqlite:///environment.db", "sqlite:///option.db"),

@@ -73,6 +73,7 @@ class Guarded(APIRoute):
             try:
                 request.state.holder = await admitted(request, self.required)
                 self._check_headers(request)
+                _check_address(request)
                 if self.max_body_bytes is not None:
                     whole = _JsonRequest(request.scope, _limited(request.receive, self.max_body_bytes))
                     await _read(whole)
@@ -93,6 +94,12 @@ class Guarded(APIRoute):
             raise ProblemError(415, f"send Content-Type: {self.media_types[0]}")
         if _length(request) > (self.max_body_bytes or float("inf")):
             raise TOO_LARGE
+
+
+def _check_address(request: Request) -> None:
+    """Nothing that is stored has a NUL character, and PostgreSQL cannot even be asked for one."""
+    if "\0" in request.scope["path"] or b"%00" in request.scope["query_string"]:
+        raise ProblemError(422, "the address contains a NUL character")
 
 
 class Streaming(Guarded):
