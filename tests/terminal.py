@@ -69,6 +69,7 @@ class Terminal:
         monkeypatch.chdir(home)
         monkeypatch.setattr(cli, "app", partial(COMMAND, prog_name="guestgate"))
         monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(common.console, "_width", None)  # what COLUMNS was when it was made, in a worker 80
         monkeypatch.setenv("NO_COLOR", "1")
 
     def run(self, *arguments: str, input: bytes | str = b"", status: int | None = 0) -> Done:
