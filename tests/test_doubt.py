@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from callers import problems, rows
 from cluster import Cluster
 from gate import wait_for
 from relay import Relay
+from sqlalchemy import Connection
 
-from guestgate import clock, members, plans, plans_file, studios
+from guestgate import clock, corrections, members, plans, plans_file, studios
 from guestgate.database import Database
 from guestgate.ledger import Answer, Ledger, Ticket
 from guestgate.model import CheckIn, Decision
+from guestgate.postgres import LEDGER_IDLE_MS
 
 PLANS = '[plans.once]\nname = "Once"\nreentry_minutes = 0\nlimits = [{ max = 1, per = "day" }]\n'
 ALLOWED, DENIED, UNDECIDED = "allowed", "denied", "undecided"
@@ -131,6 +133,56 @@ def test_a_connection_that_breaks_before(word: bytes, desk: Desk) -> None:
     desk.on(word, "cut")
     assert desk.decide(desk.tap("m1"), desk.tap("m2")) == [ALLOWED, ALLOWED]
     assert len(desk.record()) == 3
+    assert problems(desk.database) == []
+
+
+@pytest.mark.parametrize("word", [b"INSERT INTO answers", b"COMMIT"])
+def test_a_connection_that_breaks_without_a_check_in(word: bytes, desk: Desk) -> None:
+    """What is known of earlier answers is written on another one: a visit that nobody made is taken back."""
+    ticket = desk.tap("m1")
+    assert desk.decide(ticket) == [ALLOWED]
+    desk.on(word, "cut")
+    assert desk.decide(answers=(Answer(ticket.checkin.id, None, 3.0, True),)) == []
+    assert not desk.ledger.has_news
+    assert desk.visits() == [(ticket.checkin.id, "reversed", "undelivered")]
+    assert problems(desk.database) == []
+
+
+def test_a_session_that_the_server_ended(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was stopped in the middle of a transaction has lost it, but nothing that there was to write."""
+    ticket = desk.tap("m1")
+    assert desk.decide(ticket) == [ALLOWED]
+    reverse, late = corrections.reverse_undelivered, [LEDGER_IDLE_MS / 1000 + 0.5]
+
+    def stopped(connection: Connection, decision_ids: Collection[str]) -> list[str]:
+        if late:
+            time.sleep(late.pop())
+        return reverse(connection, decision_ids)
+
+    monkeypatch.setattr(corrections, "reverse_undelivered", stopped)
+    assert desk.decide(answers=(Answer(ticket.checkin.id, None, 3.0, True),)) == []
+    assert not late and not desk.ledger.has_news
+    assert desk.visits() == [(ticket.checkin.id, "reversed", "undelivered")]
+
+
+def test_answers_that_take_too_long_to_write(desk: Desk) -> None:
+    """A database that is slow for a while makes nobody forget which answers never left."""
+    ticket = desk.tap("m1")
+    assert desk.decide(ticket) == [ALLOWED]
+    slow = (
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NEW; END'; "
+        "CREATE TRIGGER slow BEFORE INSERT ON answers FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+    with desk.database.write() as connection:
+        connection.exec_driver_sql(slow)
+    assert desk.decide(answers=(Answer(ticket.checkin.id, None, 3.0, True),)) == []
+    assert desk.ledger.has_news and desk.visits()[0][1] == "authorized"
+    assert desk.decide(desk.tap("m2", patience_s=0.5)) == [UNDECIDED]
+    with desk.database.write() as connection:
+        connection.exec_driver_sql("DROP TRIGGER slow ON answers")
+    assert desk.decide(desk.tap("m1")) == [ALLOWED], "the visit was not taken back first"
+    assert desk.visits()[0] == (ticket.checkin.id, "reversed", "undelivered")
+    assert [outcome for _, outcome in desk.record()] == [ALLOWED, UNDECIDED, ALLOWED]
     assert problems(desk.database) == []
 
 
@@ -255,18 +307,21 @@ def test_two_ledgers_and_one_member(desk: Desk) -> None:
 
 
 def test_a_server_whose_default_is_not_to_wait(desk: Desk, own: Cluster) -> None:
-    """`synchronous_commit = off` would have answers on the way that no disk has."""
+    """`synchronous_commit = off` would have answers on the way that no disk has, and events in the feed."""
     seen: list[Any] = []
+    show = "SHOW synchronous_commit"
     own.execute("ALTER SYSTEM SET synchronous_commit = off")
     own.execute("SELECT pg_reload_conf()")
     try:
-        wait_for(lambda: own.execute("SHOW synchronous_commit") == [("off",)], "the setting is not in force")
+        wait_for(lambda: own.execute(show) == [("off",)], "the setting is not in force")
         with desk.database.connect_ledger(BUDGET_MS) as connection, connection.begin():
-            seen = connection.exec_driver_sql("SHOW synchronous_commit").scalar_one()
+            seen.append(connection.exec_driver_sql(show).scalar_one())
+        with desk.database.write() as connection:
+            seen.append(connection.exec_driver_sql(show).scalar_one())
     finally:
         own.execute("ALTER SYSTEM RESET synchronous_commit")
         own.execute("SELECT pg_reload_conf()")
-    assert seen == "on"
+    assert seen == ["on", "on"]
 
 
 @pytest.fixture

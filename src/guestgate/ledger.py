@@ -151,9 +151,9 @@ class Ledger:
                 raise
             except Exception as error:
                 fault = self._database.fault(error)
+                if fault in (Fault.BUSY, Fault.SLOW) and not batch:
+                    return done  # what there is to write goes with the next batch
                 if fault is Fault.BUSY:
-                    if not batch:
-                        return done  # what there is to write goes with the next batch
                     clock.sleep(RETRY_S)
                     continue
                 self.close()
