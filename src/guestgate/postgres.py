@@ -44,6 +44,7 @@ CONNECTION = {
     "tcp_user_timeout": "5000",
 }
 PREPARE, PREPARE_AFTER = "prepare_threshold", "5"
+_ESCAPES = "write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and in the password %40 for @, %2F for /, %25 for %"
 # Who we are, where, and the first thing that we lack: in tables, or of functions.
 _RIGHTS = """
     WITH wanted AS (
@@ -302,10 +303,17 @@ def parse_url(psycopg: ModuleType, url: str) -> tuple[dict[str, str], int | None
     try:
         given = psycopg.conninfo.conninfo_to_dict(f"{base}?{others}" if others else base)
     except psycopg.Error as error:
-        raise UsageError(f"database: {sentence(error)}") from None
+        raise UsageError(f"database: {_without_parts(sentence(error))}; {_ESCAPES}") from None
     if not all(port.isdecimal() for port in str(given.get("port", "5432")).split(",") if port):
-        raise UsageError(f"database: {given['port']!r} is no port")
+        raise UsageError(f"database: what stands for the port is no number; {_ESCAPES}")
+    if "@" in str(given.get("host", "")):
+        raise UsageError(f"database: there is an @ in the name of the host; {_ESCAPES}")
     return {**CONNECTION, **{name: str(value) for name, value in given.items()}}, int(threshold) or None
+
+
+def _without_parts(text: str) -> str:
+    """What libpq says about a URL quotes parts of it; but for a parameter's name, any can be the password."""
+    return re.sub(r'(?<!invalid URI query parameter: )"[^"]*"|://\S*', "…", text)
 
 
 def sentence(error: BaseException) -> str:
