@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 
 from guestgate import clock, corrections, members, plans, plans_file, studios
 from guestgate.database import Database
+from guestgate.directory import FOLLOW_S, DirectoryFollower
 from guestgate.ledger import Answer, Ledger, Ticket
 from guestgate.model import CheckIn, Decision
 from guestgate.postgres import LEDGER_IDLE_MS
@@ -36,13 +37,13 @@ class Desk:
     def __init__(self, cluster: Cluster, url: str) -> None:
         self.database = Database.at(url)
         self.relay = Relay("127.0.0.1", cluster.port)
-        self._url = url.replace(f":{cluster.port}/", f":{self.relay.port}/")
+        self.url = url.replace(f":{cluster.port}/", f":{self.relay.port}/")
         self._ledgers: list[Ledger] = []
         self.ledger = self.another()
 
     def another(self) -> Ledger:
         """A ledger as another server has it."""
-        self._ledgers.append(Ledger(Database.at(self._url, door=True), None, BUDGET_MS))
+        self._ledgers.append(Ledger(Database.at(self.url, door=True), None, BUDGET_MS))
         return self._ledgers[-1]
 
     def tap(self, member: str, *, patience_s: float = LONG_S) -> Ticket:
@@ -282,6 +283,20 @@ def test_a_table_that_is_locked(desk: Desk) -> None:
     assert desk.decide(desk.tap("m1")) == [ALLOWED]
     assert [outcome for _, outcome in desk.record()] == [UNDECIDED, UNDECIDED, ALLOWED]
     assert problems(desk.database) == []
+
+
+def test_a_silent_server_keeps_nobody_from_ending(desk: Desk) -> None:
+    """Whoever follows studios, keys and plans may wait for it for ever, but the process can stop."""
+    follower = DirectoryFollower(Database.at(desk.url, door=True, pooled=True))
+    follower.start()
+    desk.relay.black_out()
+    stopping = threading.Thread(target=follower.stop, daemon=True)
+    time.sleep(2 * FOLLOW_S)
+    stopping.start()
+    stopping.join(timeout=20)
+    ended = not stopping.is_alive()
+    desk.relay.clear()
+    assert ended
 
 
 def test_two_ledgers_and_one_member(desk: Desk) -> None:
