@@ -18,7 +18,7 @@ from gate import wait_for
 from relay import Relay
 from sqlalchemy import Connection
 
-from guestgate import clock, corrections, members, plans, plans_file, studios
+from guestgate import clock, corrections, members, plans, plans_file, postgres, studios
 from guestgate.database import Database
 from guestgate.directory import FOLLOW_S, DirectoryFollower
 from guestgate.ledger import Answer, Ledger, Ticket
@@ -235,6 +235,27 @@ def test_nothing_cancels_a_commit(desk: Desk, own: Cluster) -> None:
     assert problems(desk.database) == []
 
 
+def test_a_commit_that_waits_for_too_long(desk: Desk, own: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection is given up, not the commit: nothing is written past it, and its visit is taken back later."""
+    monkeypatch.setattr(postgres, "DOOR_SILENCE_S", 1)
+    desk.ledger = desk.another()
+    desk.decide(desk.tap("m9"))
+    own.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    own.execute("SELECT pg_reload_conf()")
+    wait_for(lambda: own.execute("SHOW synchronous_standby_names") == [("nobody",)], "the setting is not in force")
+    ticket = desk.tap("m1", patience_s=0.5)
+    assert desk.decide(ticket) == [UNDECIDED]
+    assert own.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'") == [(1,)]
+    assert desk.decide(desk.tap("m2", patience_s=0.5)) == [UNDECIDED]
+    own.execute("ALTER SYSTEM RESET synchronous_standby_names")
+    own.execute("SELECT pg_reload_conf()")
+    wait_for(lambda: len(desk.record()) == 2, "the commit did not take place")
+    desk.decide(answers=(Answer(ticket.checkin.id, 503, 398.0, False),))
+    assert [outcome for _, outcome in desk.record()] == [ALLOWED, ALLOWED, UNDECIDED]
+    assert desk.visits()[1] == (ticket.checkin.id, "reversed", "undelivered")
+    assert problems(desk.database) == []
+
+
 def test_a_locked_member_holds_nobody_else_up(desk: Desk) -> None:
     """Whoever has one member's row locked delays that member only, until the deadline."""
     with (
@@ -253,6 +274,21 @@ def test_a_locked_member_holds_nobody_else_up(desk: Desk) -> None:
         transaction.rollback()
     assert desk.decide(desk.tap("m1")) == [ALLOWED]
     assert problems(desk.database) == []
+
+
+def test_whoever_waits_when_the_door_is_gone(desk: Desk) -> None:
+    """Is not let in, but has called: the record says so."""
+    with (
+        desk.database.engine.connect() as connection,
+        connection.execution_options(guestgate_begin="BEGIN").begin() as transaction,
+    ):
+        connection.exec_driver_sql("SELECT 1 FROM members WHERE id = 'm1' FOR UPDATE")
+        ticket = desk.tap("m1")
+        assert desk.ledger.process([ticket], []) == [] and desk.ledger.waiting
+        desk.ledger.flush()
+        transaction.rollback()
+    assert desk.record() == [(ticket.checkin.id, UNDECIDED)]
+    assert not desk.ledger.waiting and desk.visits() == []
 
 
 def test_a_reversal_waits_for_the_member(desk: Desk) -> None:

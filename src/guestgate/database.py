@@ -68,12 +68,12 @@ class Database(ABC):
         """The database of a URL, not yet connected. Raises UsageError for a URL that cannot work.
 
         For the door's processes, `door`, it waits for nobody and does no upkeep by the way. Whoever serves
-        for long has connections to a server `pooled`.
+        for long has connections to a server `pooled`. Neither waits for ever for a server that is silent.
         """
         if is_postgres(url):
             from guestgate.postgres import PostgresDatabase
 
-            return PostgresDatabase(url, pooled=pooled)
+            return PostgresDatabase(url, door=door, pooled=pooled)
         from guestgate.sqlite import SqliteDatabase
 
         return SqliteDatabase(url, door=door)

@@ -19,13 +19,16 @@ from sqlalchemy import Connection, RootTransaction, create_engine, event
 from sqlalchemy.exc import DBAPIError, TimeoutError
 from sqlalchemy.pool import NullPool
 
-from guestgate import clock, database, partitions, schema, sequence
+from guestgate import clock, database, partitions, schema, sequence, silence
 from guestgate.database import PATIENCE_MS, SYSTEM, BusyError, CommitLostError, Database, Fault, cause_of
 from guestgate.errors import OperationError, UsageError
 
 OLDEST_SERVER = 15
 POOL: dict[str, Any] = {"pool_size": 4, "max_overflow": 12, "pool_timeout": 10, "pool_pre_ping": True}
 CONNECT_S = 3
+# How long a reply may take: the door's statements have time-outs well below, but for the making of months, and
+# a commit that waits longer for its standby is asked about again. Reports may take their time.
+DOOR_SILENCE_S, REPORT_SILENCE_S = 12, 120
 # Whoever holds a lock and says nothing more is ended, so that one stopped process stops nobody else for long.
 IDLE_MS, LEDGER_IDLE_MS = 60_000, 2_000
 # Where the server's default is not to wait for its disk; others, such as for which standby to wait, stay.
@@ -71,9 +74,12 @@ class PostgresDatabase(Database):
     hold_s = 0.02
     leave_free = 0.0
 
-    def __init__(self, url: str, *, pooled: bool = False) -> None:
+    def __init__(self, url: str, *, door: bool = False, pooled: bool = False) -> None:
         """Prepare, without connecting. Raises UsageError for a URL that cannot work, or without the driver."""
         self.driver = driver()
+        self._class = self.driver.Connection
+        if door or pooled:
+            self._class = silence.connection_class(self.driver, DOOR_SILENCE_S if door else REPORT_SILENCE_S)
         self.parameters, self._prepare_threshold = parse_url(self.driver, url)
         self.name = f"PostgreSQL at {self.parameters.get('host', 'localhost')}"
         if "dbname" in self.parameters:
@@ -88,7 +94,7 @@ class PostgresDatabase(Database):
         event.listen(self.engine, "begin", self._begin)
 
     def _connect(self) -> Any:
-        connection = self.driver.connect(
+        connection = self._class.connect(
             **self.parameters,
             autocommit=True,  # transactions begin where `_begin` says
             prepare_threshold=self._prepare_threshold,
