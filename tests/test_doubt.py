@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from callers import problems, rows
 from cluster import Cluster
 from gate import wait_for
 from relay import Relay
+from sqlalchemy import Connection
 
-from guestgate import clock, members, plans, plans_file, studios
+from guestgate import clock, corrections, members, plans, plans_file, postgres, studios
 from guestgate.database import Database
+from guestgate.directory import FOLLOW_S, DirectoryFollower
 from guestgate.ledger import Answer, Ledger, Ticket
 from guestgate.model import CheckIn, Decision
+from guestgate.postgres import LEDGER_IDLE_MS
 
 PLANS = '[plans.once]\nname = "Once"\nreentry_minutes = 0\nlimits = [{ max = 1, per = "day" }]\n'
 ALLOWED, DENIED, UNDECIDED = "allowed", "denied", "undecided"
@@ -34,13 +37,13 @@ class Desk:
     def __init__(self, cluster: Cluster, url: str) -> None:
         self.database = Database.at(url)
         self.relay = Relay("127.0.0.1", cluster.port)
-        self._url = url.replace(f":{cluster.port}/", f":{self.relay.port}/")
+        self.url = url.replace(f":{cluster.port}/", f":{self.relay.port}/")
         self._ledgers: list[Ledger] = []
         self.ledger = self.another()
 
     def another(self) -> Ledger:
         """A ledger as another server has it."""
-        self._ledgers.append(Ledger(Database.at(self._url, door=True), None, BUDGET_MS))
+        self._ledgers.append(Ledger(Database.at(self.url, door=True), None, BUDGET_MS))
         return self._ledgers[-1]
 
     def tap(self, member: str, *, patience_s: float = LONG_S) -> Ticket:
@@ -134,6 +137,56 @@ def test_a_connection_that_breaks_before(word: bytes, desk: Desk) -> None:
     assert problems(desk.database) == []
 
 
+@pytest.mark.parametrize("word", [b"INSERT INTO answers", b"COMMIT"])
+def test_a_connection_that_breaks_without_a_check_in(word: bytes, desk: Desk) -> None:
+    """What is known of earlier answers is written on another one: a visit that nobody made is taken back."""
+    ticket = desk.tap("m1")
+    assert desk.decide(ticket) == [ALLOWED]
+    desk.on(word, "cut")
+    assert desk.decide(answers=(Answer(ticket.checkin.id, None, 3.0, True),)) == []
+    assert not desk.ledger.has_news
+    assert desk.visits() == [(ticket.checkin.id, "reversed", "undelivered")]
+    assert problems(desk.database) == []
+
+
+def test_a_session_that_the_server_ended(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was stopped in the middle of a transaction has lost it, but nothing that there was to write."""
+    ticket = desk.tap("m1")
+    assert desk.decide(ticket) == [ALLOWED]
+    reverse, late = corrections.reverse_undelivered, [LEDGER_IDLE_MS / 1000 + 0.5]
+
+    def stopped(connection: Connection, decision_ids: Collection[str]) -> list[str]:
+        if late:
+            time.sleep(late.pop())
+        return reverse(connection, decision_ids)
+
+    monkeypatch.setattr(corrections, "reverse_undelivered", stopped)
+    assert desk.decide(answers=(Answer(ticket.checkin.id, None, 3.0, True),)) == []
+    assert not late and not desk.ledger.has_news
+    assert desk.visits() == [(ticket.checkin.id, "reversed", "undelivered")]
+
+
+def test_answers_that_take_too_long_to_write(desk: Desk) -> None:
+    """A database that is slow for a while makes nobody forget which answers never left."""
+    ticket = desk.tap("m1")
+    assert desk.decide(ticket) == [ALLOWED]
+    slow = (
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NEW; END'; "
+        "CREATE TRIGGER slow BEFORE INSERT ON answers FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+    with desk.database.write() as connection:
+        connection.exec_driver_sql(slow)
+    assert desk.decide(answers=(Answer(ticket.checkin.id, None, 3.0, True),)) == []
+    assert desk.ledger.has_news and desk.visits()[0][1] == "authorized"
+    assert desk.decide(desk.tap("m2", patience_s=0.5)) == [UNDECIDED]
+    with desk.database.write() as connection:
+        connection.exec_driver_sql("DROP TRIGGER slow ON answers")
+    assert desk.decide(desk.tap("m1")) == [ALLOWED], "the visit was not taken back first"
+    assert desk.visits()[0] == (ticket.checkin.id, "reversed", "undelivered")
+    assert [outcome for _, outcome in desk.record()] == [ALLOWED, UNDECIDED, ALLOWED]
+    assert problems(desk.database) == []
+
+
 def test_a_commit_that_goes_on_without_us(desk: Desk, own: Cluster) -> None:
     """It waits for a standby when the connection breaks; the caller is told 503, and then it takes place.
 
@@ -182,6 +235,27 @@ def test_nothing_cancels_a_commit(desk: Desk, own: Cluster) -> None:
     assert problems(desk.database) == []
 
 
+def test_a_commit_that_waits_for_too_long(desk: Desk, own: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection is given up, not the commit: nothing is written past it, and its visit is taken back later."""
+    monkeypatch.setattr(postgres, "DOOR_SILENCE_S", 1)
+    desk.ledger = desk.another()
+    desk.decide(desk.tap("m9"))
+    own.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    own.execute("SELECT pg_reload_conf()")
+    wait_for(lambda: own.execute("SHOW synchronous_standby_names") == [("nobody",)], "the setting is not in force")
+    ticket = desk.tap("m1", patience_s=0.5)
+    assert desk.decide(ticket) == [UNDECIDED]
+    assert own.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'") == [(1,)]
+    assert desk.decide(desk.tap("m2", patience_s=0.5)) == [UNDECIDED]
+    own.execute("ALTER SYSTEM RESET synchronous_standby_names")
+    own.execute("SELECT pg_reload_conf()")
+    wait_for(lambda: len(desk.record()) == 2, "the commit did not take place")
+    desk.decide(answers=(Answer(ticket.checkin.id, 503, 398.0, False),))
+    assert [outcome for _, outcome in desk.record()] == [ALLOWED, ALLOWED, UNDECIDED]
+    assert desk.visits()[1] == (ticket.checkin.id, "reversed", "undelivered")
+    assert problems(desk.database) == []
+
+
 def test_a_locked_member_holds_nobody_else_up(desk: Desk) -> None:
     """Whoever has one member's row locked delays that member only, until the deadline."""
     with (
@@ -200,6 +274,21 @@ def test_a_locked_member_holds_nobody_else_up(desk: Desk) -> None:
         transaction.rollback()
     assert desk.decide(desk.tap("m1")) == [ALLOWED]
     assert problems(desk.database) == []
+
+
+def test_whoever_waits_when_the_door_is_gone(desk: Desk) -> None:
+    """Is not let in, but has called: the record says so."""
+    with (
+        desk.database.engine.connect() as connection,
+        connection.execution_options(guestgate_begin="BEGIN").begin() as transaction,
+    ):
+        connection.exec_driver_sql("SELECT 1 FROM members WHERE id = 'm1' FOR UPDATE")
+        ticket = desk.tap("m1")
+        assert desk.ledger.process([ticket], []) == [] and desk.ledger.waiting
+        desk.ledger.flush()
+        transaction.rollback()
+    assert desk.record() == [(ticket.checkin.id, UNDECIDED)]
+    assert not desk.ledger.waiting and desk.visits() == []
 
 
 def test_a_reversal_waits_for_the_member(desk: Desk) -> None:
@@ -232,6 +321,20 @@ def test_a_table_that_is_locked(desk: Desk) -> None:
     assert problems(desk.database) == []
 
 
+def test_a_silent_server_keeps_nobody_from_ending(desk: Desk) -> None:
+    """Whoever follows studios, keys and plans may wait for it for ever, but the process can stop."""
+    follower = DirectoryFollower(Database.at(desk.url, door=True, pooled=True))
+    follower.start()
+    desk.relay.black_out()
+    stopping = threading.Thread(target=follower.stop, daemon=True)
+    time.sleep(2 * FOLLOW_S)
+    stopping.start()
+    stopping.join(timeout=20)
+    ended = not stopping.is_alive()
+    desk.relay.clear()
+    assert ended
+
+
 def test_two_ledgers_and_one_member(desk: Desk) -> None:
     """Decided by whoever has the member first, and by the other one after it: one visit."""
     other = desk.another()
@@ -255,18 +358,21 @@ def test_two_ledgers_and_one_member(desk: Desk) -> None:
 
 
 def test_a_server_whose_default_is_not_to_wait(desk: Desk, own: Cluster) -> None:
-    """`synchronous_commit = off` would have answers on the way that no disk has."""
+    """`synchronous_commit = off` would have answers on the way that no disk has, and events in the feed."""
     seen: list[Any] = []
+    show = "SHOW synchronous_commit"
     own.execute("ALTER SYSTEM SET synchronous_commit = off")
     own.execute("SELECT pg_reload_conf()")
     try:
-        wait_for(lambda: own.execute("SHOW synchronous_commit") == [("off",)], "the setting is not in force")
+        wait_for(lambda: own.execute(show) == [("off",)], "the setting is not in force")
         with desk.database.connect_ledger(BUDGET_MS) as connection, connection.begin():
-            seen = connection.exec_driver_sql("SHOW synchronous_commit").scalar_one()
+            seen.append(connection.exec_driver_sql(show).scalar_one())
+        with desk.database.write() as connection:
+            seen.append(connection.exec_driver_sql(show).scalar_one())
     finally:
         own.execute("ALTER SYSTEM RESET synchronous_commit")
         own.execute("SELECT pg_reload_conf()")
-    assert seen == "on"
+    assert seen == ["on", "on"]
 
 
 @pytest.fixture

@@ -85,3 +85,29 @@ def test_a_standby_takes_over(pair: tuple[Cluster, Cluster], tmp_path: Path) -> 
         assert problems(now) == []
     finally:
         gate.close()
+
+
+def test_a_primary_that_freezes(pair: tuple[Cluster, Cluster], tmp_path: Path) -> None:
+    """Its machine still takes what is sent, so nothing breaks; the server goes on with the new one all the same."""
+    primary, standby = pair
+    name = primary.create()
+    address = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+    gate = Gate(tmp_path, database_url=primary.url(name).replace(f"127.0.0.1:{primary.port}", address))
+    try:
+        gate.studio("s1", timezone=noon_zone())
+        gate.plans(PLANS)
+        gate.members("free-1,free")
+        gate.start()
+        assert gate.checkin("free-1").status_code == 200
+        primary.signal(signal.SIGSTOP)
+        assert gate.checkin("free-1").status_code == 503
+        standby.promote()
+        wait_for(lambda: gate.checkin("free-1").status_code == 200, "no full service again", gate, seconds=60)
+        assert "the database says nothing" in gate.log.read_text("utf-8")
+        gate.studio("s2")
+        wait_for(lambda: gate.checkin("free-1", studio_id="s2").status_code == 200, "a new key is not known", gate)
+        assert gate.stop() == 0
+        assert problems(Database.at(standby.url(name))) == []
+    finally:
+        gate.close()
+        primary.signal(signal.SIGCONT)

@@ -51,7 +51,13 @@ def url_of(desk: Terminal) -> str:
 @pytest.mark.parametrize(
     "url, says",
     [
-        ("postgresql://localhost:port/guestgate", "'port' is no port"),
+        ("postgresql://localhost:port/guestgate", "the port is no number"),
+        ("postgresql://u:throw-away%zz@localhost/guestgate", "%25 for %"),
+        ("postgresql://u:throw-away@100%@localhost/guestgate", "%25 for %"),
+        ("postgresql://u:100@throw-away@localhost/guestgate", "%40 for @"),
+        ("postgresql://u:throw-away/100@localhost/guestgate", "%2F for /"),
+        ("postgresql:/u:throw-away@localhost/guestgate", "write postgresql://"),
+        ("postgresql//u:throw-away@localhost/guestgate", "is not a database URL"),
         ("postgresql://u:throw-away@[::1/guestgate", "IPv6"),
         ("postgresql://u:throw-away@localhost/guestgate?sslmod=require", "sslmod"),
         ("postgresql://u:throw-away@localhost/guestgate?prepare_threshold=few", "prepare_threshold"),

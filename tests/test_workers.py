@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -15,6 +16,10 @@ from gate import Gate, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 from terminal import Terminal
 from test_reload import install, reload
+
+from guestgate import settings
+from guestgate.door import DoorState
+from guestgate.workers import _Worker
 
 pytestmark = pytest.mark.alone
 
@@ -85,6 +90,47 @@ def test_a_worker_that_dies_is_replaced(gate: Gate) -> None:
     assert "it is started again" in gate.log.read_text("utf-8")
     assert gate.stop() == 0
     assert problems(gate.database) == []
+
+
+def test_the_server_ends_while_a_worker_starts(gate: Gate) -> None:
+    """SIGTERM in the middle of a restart: nobody has to be killed, and no worker is left."""
+    gate.start()
+    old = doors(gate)
+    os.kill(old[0], signal.SIGKILL)
+    wait_for(lambda: deciding(set(doors(gate)) - set(old)), "no worker is started", gate)
+    left = doors(gate)
+    assert gate.stop() == 0
+    assert all(gone(pid) for pid in left)
+    assert "did not end by itself" not in gate.log.read_text("utf-8")
+
+
+def deciding(workers: set[int]) -> bool:
+    """Whether one of them has come so far that it has a ledger."""
+    children = [child for pid in workers for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return any(Path(f"/proc/{child}/comm").read_text("utf-8").startswith("guestgate-ledge") for child in children)
+
+
+def test_a_worker_that_does_not_answer_is_asked_once(gate: Gate) -> None:
+    """Its pipe does not fill up, which would hold up the server; it is told as held up until it answers."""
+
+    sent: list[object] = []
+
+    class Silent:
+        lost = False
+
+        def send(self, message: object) -> None:
+            sent.append(message)
+
+    async def ask() -> None:
+        worker = _Worker(settings.load(gate.home / "guestgate.toml"), 1, lambda figures: None)
+        worker._child = Silent()  # type: ignore[assignment]
+        states = [await worker.state(False) for _ in range(3)]
+        assert len(sent) == 1 and all(state.stalled_s > 0 for state in states)
+        worker._received((1, DoorState(0.0, [])))
+        await worker.state(False)
+        assert len(sent) == 2
+
+    asyncio.run(ask())
 
 
 def test_workers_end_with_their_server(gate: Gate) -> None:

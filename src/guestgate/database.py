@@ -39,6 +39,7 @@ class Fault(Enum):
     """What an error of the database means to whoever writes to it."""
 
     BUSY = auto()  # somebody else has what this needs, for a moment; nothing was written
+    SLOW = auto()  # a statement took longer than it may; nothing was written
     UNAVAILABLE = auto()  # the database cannot be written now; nothing was written
     OTHER = auto()  # this statement failed; nothing was written
 
@@ -52,7 +53,7 @@ class BusyError(OperationError):
 
 
 class CommitLostError(OperationError):
-    """The connection broke during a commit: whether it took place is to be asked on another one."""
+    """A commit was not confirmed: whether it took place is to be asked on another connection."""
 
 
 class Database(ABC):
@@ -67,12 +68,12 @@ class Database(ABC):
         """The database of a URL, not yet connected. Raises UsageError for a URL that cannot work.
 
         For the door's processes, `door`, it waits for nobody and does no upkeep by the way. Whoever serves
-        for long has connections to a server `pooled`.
+        for long has connections to a server `pooled`. Neither waits for ever for a server that is silent.
         """
         if is_postgres(url):
             from guestgate.postgres import PostgresDatabase
 
-            return PostgresDatabase(url, pooled=pooled)
+            return PostgresDatabase(url, door=door, pooled=pooled)
         from guestgate.sqlite import SqliteDatabase
 
         return SqliteDatabase(url, door=door)

@@ -25,6 +25,7 @@ log = structlog.get_logger()
 
 # A change is seen after at most this long; it has to be well under two seconds.
 FOLLOW_S = 0.5
+STOP_S = 1.0
 
 
 class KeyKind(StrEnum):
@@ -138,9 +139,9 @@ class DirectoryFollower:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop following."""
+        """Stop following. A thread that waits for a silent server ends with the process."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(STOP_S)
 
     def _follow(self) -> None:
         while not self._stop.wait(FOLLOW_S):

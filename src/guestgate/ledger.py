@@ -119,7 +119,13 @@ class Ledger:
         return bool(self._waiting)
 
     def flush(self) -> None:
-        """Write what is left to record of earlier answers, with some patience for a locked database."""
+        """Write what is left to record of earlier check-ins, with some patience for a locked database.
+
+        Nobody waits for an answer any more: those still waiting for another ledger are undecided.
+        """
+        waiting, self._waiting = self._waiting, []
+        for ticket in waiting:
+            self._not_decided(ticket)
         give_up_at = clock.monotonic() + FLUSH_PATIENCE_S
         while self.has_news and clock.monotonic() < give_up_at:
             self._process([])
@@ -151,9 +157,9 @@ class Ledger:
                 raise
             except Exception as error:
                 fault = self._database.fault(error)
+                if fault in (Fault.BUSY, Fault.SLOW) and not batch:
+                    return done  # what there is to write goes with the next batch
                 if fault is Fault.BUSY:
-                    if not batch:
-                        return done  # what there is to write goes with the next batch
                     clock.sleep(RETRY_S)
                     continue
                 self.close()

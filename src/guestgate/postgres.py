@@ -19,15 +19,20 @@ from sqlalchemy import Connection, RootTransaction, create_engine, event
 from sqlalchemy.exc import DBAPIError, TimeoutError
 from sqlalchemy.pool import NullPool
 
-from guestgate import clock, database, partitions, schema, sequence
+from guestgate import clock, database, partitions, schema, sequence, silence
 from guestgate.database import PATIENCE_MS, SYSTEM, BusyError, CommitLostError, Database, Fault, cause_of
 from guestgate.errors import OperationError, UsageError
 
 OLDEST_SERVER = 15
 POOL: dict[str, Any] = {"pool_size": 4, "max_overflow": 12, "pool_timeout": 10, "pool_pre_ping": True}
 CONNECT_S = 3
+# How long a reply may take: the door's statements have time-outs well below, but for the making of months, and
+# a commit that waits longer for its standby is asked about again. Reports may take their time.
+DOOR_SILENCE_S, REPORT_SILENCE_S = 12, 120
 # Whoever holds a lock and says nothing more is ended, so that one stopped process stops nobody else for long.
 IDLE_MS, LEDGER_IDLE_MS = 60_000, 2_000
+# Where the server's default is not to wait for its disk; others, such as for which standby to wait, stay.
+DURABLE = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 # Ours among the advisory locks of this database.
 WRITER_LOCK, SCHEMA_LOCK = "1869571429, 1", "1869571429, 2"
 # What libpq is told where the URL says nothing else. A dead network is noticed within seconds.
@@ -42,6 +47,7 @@ CONNECTION = {
     "tcp_user_timeout": "5000",
 }
 PREPARE, PREPARE_AFTER = "prepare_threshold", "5"
+_ESCAPES = "write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and in the password %40 for @, %2F for /, %25 for %"
 # Who we are, where, and the first thing that we lack: in tables, or of functions.
 _RIGHTS = """
     WITH wanted AS (
@@ -58,7 +64,8 @@ _RIGHTS = """
     SELECT current_user, current_schema(), (SELECT what FROM lacking ORDER BY what LIMIT 1)"""
 # Classes and codes of SQLSTATE: somebody else is first, or the server cannot write now.
 BUSY = ("40001", "40P01", "55P03")
-UNAVAILABLE = ("08", "25006", "53", "57P", "58")
+SLOW = "57014"
+UNAVAILABLE = ("08", "25006", "25P03", "25P04", "53", "57P", "58")
 
 
 class PostgresDatabase(Database):
@@ -67,9 +74,12 @@ class PostgresDatabase(Database):
     hold_s = 0.02
     leave_free = 0.0
 
-    def __init__(self, url: str, *, pooled: bool = False) -> None:
+    def __init__(self, url: str, *, door: bool = False, pooled: bool = False) -> None:
         """Prepare, without connecting. Raises UsageError for a URL that cannot work, or without the driver."""
         self.driver = driver()
+        self._class = self.driver.Connection
+        if door or pooled:
+            self._class = silence.connection_class(self.driver, DOOR_SILENCE_S if door else REPORT_SILENCE_S)
         self.parameters, self._prepare_threshold = parse_url(self.driver, url)
         self.name = f"PostgreSQL at {self.parameters.get('host', 'localhost')}"
         if "dbname" in self.parameters:
@@ -84,7 +94,7 @@ class PostgresDatabase(Database):
         event.listen(self.engine, "begin", self._begin)
 
     def _connect(self) -> Any:
-        connection = self.driver.connect(
+        connection = self._class.connect(
             **self.parameters,
             autocommit=True,  # transactions begin where `_begin` says
             prepare_threshold=self._prepare_threshold,
@@ -100,10 +110,14 @@ class PostgresDatabase(Database):
         connection.exec_driver_sql(options.get("guestgate_begin", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"))
 
     def connect_writer(self, who: str = SYSTEM) -> Connection:
-        """A connection whose transactions run one after the other, on whatever machine."""
+        """A connection whose transactions run one after the other, on whatever machine.
+
+        They are durable, too, before anybody sees them: after a crash a server gives out the numbers of those
+        that were lost again, and a follower of the event feed would have seen others by these numbers.
+        """
         begin = (
             f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {PATIENCE_MS}; "
-            f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}; "
+            f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}; {DURABLE}; "
             f"SELECT pg_advisory_xact_lock({WRITER_LOCK})"
         )
         return self.engine.connect().execution_options(guestgate_begin=begin, guestgate_who=who)
@@ -113,30 +127,22 @@ class PostgresDatabase(Database):
 
         Their commits are made durable even where the server's default is not to wait for that.
         """
-        connection = self.engine.connect()
-        try:
-            waits = connection.exec_driver_sql("SHOW synchronous_commit").scalar_one()
-            connection.rollback()
-        except BaseException:
-            connection.close()
-            raise
         begin = (
             "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "
             f"SET LOCAL statement_timeout = {budget_ms // 2}; SET LOCAL lock_timeout = {budget_ms // 4}; "
-            f"SET LOCAL idle_in_transaction_session_timeout = {LEDGER_IDLE_MS}"
+            f"SET LOCAL idle_in_transaction_session_timeout = {LEDGER_IDLE_MS}; {DURABLE}"
         )
-        if waits == "off":
-            begin += "; SET LOCAL synchronous_commit = on"
-        return connection.execution_options(guestgate_begin=begin)
+        return self.engine.connect().execution_options(guestgate_begin=begin)
 
     def commit(self, transaction: RootTransaction) -> None:
-        """Commit, without a time limit: a time-out there would cancel the wait for a standby, not the commit."""
+        """Commit, without a time limit: a time-out there would cancel the wait for a standby, not the commit.
+
+        Whatever goes wrong in between, it may have taken place: a server that is stopped says so and goes.
+        """
         try:
             transaction.connection.exec_driver_sql("SET LOCAL statement_timeout = 0; COMMIT")
         except DBAPIError as error:
-            if error.connection_invalidated:
-                raise CommitLostError(f"the connection broke during a commit: {error.orig}") from error
-            raise
+            raise CommitLostError(f"a commit was not confirmed: {error.orig}") from error
         transaction.commit()  # SQLAlchemy's part of it; the server has nothing left to do
 
     def is_running(self, connection: Connection, transaction: int | None) -> bool:
@@ -157,8 +163,10 @@ class PostgresDatabase(Database):
         code = getattr(cause_of(error), "sqlstate", None) or ""
         if code in BUSY:
             return Fault.BUSY
-        lost = isinstance(error, DBAPIError) and (error.connection_invalidated or not code)
-        lost = lost and isinstance(cause_of(error), self.driver.OperationalError)
+        if code == SLOW:
+            return Fault.SLOW
+        # Of a connection that is gone the driver knows no more than that, also where `bulk` called it directly.
+        lost = not code and isinstance(cause_of(error), self.driver.OperationalError)
         return Fault.UNAVAILABLE if lost or code.startswith(UNAVAILABLE) else Fault.OTHER
 
     @contextmanager
@@ -301,10 +309,17 @@ def parse_url(psycopg: ModuleType, url: str) -> tuple[dict[str, str], int | None
     try:
         given = psycopg.conninfo.conninfo_to_dict(f"{base}?{others}" if others else base)
     except psycopg.Error as error:
-        raise UsageError(f"database: {sentence(error)}") from None
+        raise UsageError(f"database: {_without_parts(sentence(error))}; {_ESCAPES}") from None
     if not all(port.isdecimal() for port in str(given.get("port", "5432")).split(",") if port):
-        raise UsageError(f"database: {given['port']!r} is no port")
+        raise UsageError(f"database: what stands for the port is no number; {_ESCAPES}")
+    if "@" in str(given.get("host", "")):
+        raise UsageError(f"database: there is an @ in the name of the host; {_ESCAPES}")
     return {**CONNECTION, **{name: str(value) for name, value in given.items()}}, int(threshold) or None
+
+
+def _without_parts(text: str) -> str:
+    """What libpq says about a URL quotes parts of it; but for a parameter's name, any can be the password."""
+    return re.sub(r'(?<!invalid URI query parameter: )"[^"]*"|://\S*', "…", text)
 
 
 def sentence(error: BaseException) -> str:

@@ -258,8 +258,9 @@ def parse_url(url: str) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         raise UsageError(
-            f"database: {url!r} is not a database URL: write sqlite:///guestgate.db, with three slashes for "
-            "a path relative to the configuration, four for an absolute one"
+            # Not repeated: whoever meant another kind of database may have put a password into it.
+            "database: this is not a database URL: write sqlite:///guestgate.db, with three slashes for a path "
+            "relative to the configuration, four for an absolute one, or postgresql://USER:PASSWORD@HOST/DATABASE"
         ) from None
     if parsed.drivername != "sqlite":
         raise UsageError(f"database: {parsed.drivername} is not supported; write sqlite:///FILE or postgresql://…")

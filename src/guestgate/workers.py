@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
@@ -26,7 +27,8 @@ from guestgate.settings import Settings
 log = structlog.get_logger()
 
 RESTART_S = 1.0
-STOP_S = 10.0
+# A door has five seconds to record what is left, and as many to end its ledger.
+STOP_S = 15.0
 ANSWER_S = 0.5
 RENEW, STATE, WARN = "renew", "state", "warn"
 
@@ -94,7 +96,7 @@ class _Worker:
         self._keep = keep
         self._child: ChildProcess | None = None
         self._figures: list[Metric] = []
-        self._asked = 0
+        self._asked = self._heard = 0
         self._answers: dict[int, asyncio.Future[DoorState]] = {}
         self._answered_at = 0.0
         self._restarting: asyncio.Task[None] | None = None
@@ -114,15 +116,20 @@ class _Worker:
             await child.stop(STOP_S)
             raise OperationError(problem or f"door {self._number} did not start, see the lines above")
         self._answered_at = asyncio.get_running_loop().time()
+        self._asked = self._heard = 0
 
     def tell(self, what: str) -> None:
         if self._child is not None and not self._child.lost:
             self._child.send((what, 0, False))
 
     async def state(self, with_figures: bool) -> DoorState:
-        """What it says of itself; where it says nothing, how long it has said nothing."""
+        """What it says of itself; where it says nothing, how long it has said nothing.
+
+        While one question is unanswered there is no other: who does not read must not fill the pipe, whose
+        writer is the server's event loop.
+        """
         loop = asyncio.get_running_loop()
-        if self._child is not None and not self._child.lost:
+        if self._child is not None and not self._child.lost and self._asked == self._heard:
             self._asked += 1
             number = self._asked
             answer = self._answers[number] = loop.create_future()
@@ -137,6 +144,7 @@ class _Worker:
 
     def _received(self, message: tuple[int, DoorState]) -> None:
         number, state = message
+        self._heard = number
         self._answered_at = asyncio.get_running_loop().time()
         if state.metrics:
             self._figures = state.metrics
@@ -185,14 +193,16 @@ async def _work(pipe: Pipe, settings: Settings) -> None:
         door = Door(settings, Database.at(settings.database, door=True, pooled=True), ending.set)
         await door.start()
     except GuestgateError as error:
-        pipe.send(str(error))
+        with suppress(OSError):
+            pipe.send(str(error))
         if door is not None:
             await door.stop()
         return
     answering: set[asyncio.Task[None]] = set()
 
     async def answer(number: int, with_figures: bool) -> None:
-        pipe.send((number, await door.state(with_figures)))
+        with suppress(OSError):
+            pipe.send((number, await door.state(with_figures)))
 
     def receive() -> None:
         try:
@@ -210,7 +220,8 @@ async def _work(pipe: Pipe, settings: Settings) -> None:
         else:
             door.warn_of_ends()
 
-    pipe.send("")
+    with suppress(OSError):  # the server ends already: `receive` learns of it
+        pipe.send("")
     loop.add_reader(pipe.fileno(), receive)
     while not ending.is_set():
         await first(ending.wait(), renew.wait(), door.ended())
