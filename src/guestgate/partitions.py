@@ -10,9 +10,18 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Column, Connection, Index, MetaData, Table
 
-from guestgate import schema
+from guestgate import clock, schema, stretch
 
 AHEAD = 3
+# How far a machine's clock may be put back while a check-in waits for its id.
+CLOCK_STEP_MS = 3_600_000
+# A studio's record in its order; where the days of `guestgate.stretch` begin and end; the lists of members.
+MORE_INDEXES = {
+    "decisions": ("studio_id, seq",),
+    "visits": ("studio_id, seq", "local_date, seq"),
+    "changes": (f"({stretch.DAY_OF_CHANGE}), seq",),
+    "members": ("status, id", "plan_id, status, id"),
+}
 PARTITIONED = {schema.decisions.name: "id", schema.answers.name: "decision_id"}
 
 # With the owner's rights, so that the server's own role needs none to make tables.
@@ -62,6 +71,7 @@ def create_all(connection: Connection) -> None:
     for name, key in PARTITIONED.items():
         _partitioned(schema.metadata.tables[name], key).create(connection)
         connection.exec_driver_sql(f"CREATE TABLE {name}_rest PARTITION OF {name} DEFAULT")
+    _index(connection)
     connection.exec_driver_sql(_ADD_MONTH, execution_options={"no_parameters": True})
 
 
@@ -84,6 +94,19 @@ def _partitioned(table: Table, key: str) -> Table:
     if "seq" in copy.c:
         Index(f"ix_{table.name}_seq", copy.c.seq)
     return copy
+
+
+def _index(connection: Connection) -> None:
+    """Indexes that a file does without: what they are for is quick enough there, or their writing too dear."""
+    for table, columns in MORE_INDEXES.items():
+        for names in columns:
+            connection.exec_driver_sql(f"CREATE INDEX ON {table} ({names})")
+
+
+def first_id(since: datetime) -> str:
+    """No check-in received since then has an id that comes before this."""
+    digits = f"{max(0, clock.to_ms(since) - CLOCK_STEP_MS):012x}"
+    return f"{digits[:8]}-{digits[8:]}"
 
 
 def keep_ahead(connection: Connection, now: datetime) -> int:
