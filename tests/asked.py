@@ -333,12 +333,12 @@ def _walks(grown: Grown) -> Iterator[Question]:
     yield Question(
         "db prune",
         lambda db, n: _prune(db, grown.now, dry_run=False),
-        "it deletes a month of the record",
+        "it deletes five days of the record, and looks for what is old",
     )
 
 
 def _prune(database: Database, now: datetime, *, dry_run: bool) -> object:
-    pruning = Prune(database, "13months", now, dry_run)
+    pruning = Prune(database, "415d", now, dry_run)
     pruning.total()
     for _ in pruning.run("cli:operator"):
         pass
