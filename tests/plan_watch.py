@@ -28,8 +28,9 @@ SETTINGS = (
     "auto_explain.log_format = json",
 )
 BIG = ("decisions", "answers", "visits", "visit_changes", "changes", "members", "customers")
-# A page of a list, or a batch, may look at so many pages of 8 KiB, and at those of the rows that it may read in vain.
-MOST_PAGES, ROWS_ON_A_PAGE = 3_000, 25
+# So many pages of 8 KiB are for a thousand rows by their keys, such as those of the member who came most; more for
+# the rows that may be read in vain.
+MOST_PAGES, ROWS_ON_A_PAGE = 10_000, 25
 IN_VAIN = ("Filter", "Index Recheck", "Join Filter")
 GATHERING = ("Sort", "Incremental Sort", "Hash", "Aggregate", "Materialize", "WindowAgg")
 
