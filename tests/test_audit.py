@@ -30,7 +30,7 @@ CHANGES_NOTHING = {
     "backup", "changes", "check", "decisions", "explain", "init", "list", "probe", "quickstart", "register",
     "restore", "serve", "compact", "export", "traffic", "audit", "show", "statement", "test", "upgrade", "visits",
 }  # fmt: skip
-ELSEWHERE = {"prune", "forget", "code", "reconcile"}
+ELSEWHERE = {"copy", "prune", "forget", "code", "reconcile"}
 
 
 def entries(terminal: Terminal) -> list[dict[str, Any]]:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
 
-from guestgate import clock, schema, sequence
+from guestgate import clock, schema, sequence, stretch
 from guestgate.bulk import BulkInsert
 from guestgate.database import author
-from guestgate.record import Filter, pages
+from guestgate.record import Filter, rows
 
 _c = schema.changes.c
 _insert = BulkInsert(schema.changes)
@@ -36,11 +36,11 @@ def record(connection: Connection, changes: Sequence[Change]) -> None:
     if not changes:
         return
     who, at_ms = author(connection), clock.now_ms()
-    rows = []
+    written = []
     for seq, change in zip(sequence.take(connection, len(changes)), changes, strict=True):
         before, after = _differences(change.before, change.after)
-        rows.append((seq, at_ms, who, change.action, change.subject, _json(before), _json(after)))
-    _insert(connection, rows)
+        written.append((seq, at_ms, who, change.action, change.subject, _json(before), _json(after)))
+    _insert(connection, written)
 
 
 def _differences(
@@ -63,7 +63,9 @@ def change_list(connection: Connection, chosen: Filter) -> Iterator[tuple[int, d
         query = query.where(_c.subject == chosen.subject)
     if chosen.since is not None:
         query = query.where(_c.at_ms >= clock.to_ms(chosen.since))
-    for row in pages(connection, query, _c.seq, chosen):
+        if chosen.subject is None:
+            query = query.where(*stretch.of_changes(connection, chosen.since))
+    for row in rows(connection, query, _c.seq, chosen):
         yield row.seq, change_dict(row)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from guestgate import clock, locks, schema, sequence
+from guestgate import clock, locks, schema, sequence, stretch
 from guestgate.bulk import BulkSelect
 from guestgate.database import author
 from guestgate.model import Source, VisitState
@@ -107,6 +107,7 @@ def correction_list(
     if month is not None:  # of a statement, which leaves test studios out
         query = query.where(_v.test.is_(False))
         query = query.where(_v.local_date.between(f"{month}-01", f"{month}-31"))
+        query = query.where(*stretch.of_visits(connection, month))
     if studio is not None:
         query = query.where(_v.studio_id == studio)
     for row in connection.execute(query):

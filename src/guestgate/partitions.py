@@ -15,13 +15,22 @@ from datetime import date, datetime
 from sqlalchemy import Column, Connection, Index, MetaData, Table
 from sqlalchemy.exc import DBAPIError
 
-from guestgate import clock, schema
+from guestgate import clock, schema, stretch
 from guestgate.database import BusyError, Database, Fault
 
 AHEAD = 3
 # Check-ins wait behind whoever waits for a table, so that is short; somebody's long query is waited for in between.
 WAIT_MS = 50
 TRIES, REST_S = 8, 0.2
+# How far a machine's clock may be put back while a check-in waits for its id.
+CLOCK_STEP_MS = 3_600_000
+# A studio's record in its order; where the days of `guestgate.stretch` begin and end; the lists of members.
+MORE_INDEXES = {
+    "decisions": ("studio_id, seq",),
+    "visits": ("studio_id, seq", "local_date, seq"),
+    "changes": (f"({stretch.DAY_OF_CHANGE}), seq",),
+    "members": ("status, id", "plan_id, status, id"),
+}
 PARTITIONED = {schema.decisions.name: "id", schema.answers.name: "decision_id"}
 
 # With the owner's rights, so that the server's own role needs none to make and drop tables. Their search path
@@ -99,6 +108,7 @@ def create_all(connection: Connection) -> None:
     for name, key in PARTITIONED.items():
         _partitioned(schema.metadata.tables[name], key).create(connection)
         connection.exec_driver_sql(f"CREATE TABLE {name}_rest PARTITION OF {name} DEFAULT")
+    _index(connection)
     here = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
     for function in (_ADD_MONTH, _DROP_MONTH):
         connection.exec_driver_sql(function.replace("{schema}", here), execution_options={"no_parameters": True})
@@ -167,6 +177,19 @@ def _beside_doors(database: Database, what: str, month: date) -> bool:
 def months(connection: Connection) -> list[date]:
     """The first days of the months that have a partition."""
     return list(connection.exec_driver_sql(_MONTHS, execution_options={"no_parameters": True}).scalars())
+
+
+def _index(connection: Connection) -> None:
+    """Indexes that a file does without: what they are for is quick enough there, or their writing too dear."""
+    for table, columns in MORE_INDEXES.items():
+        for names in columns:
+            connection.exec_driver_sql(f"CREATE INDEX ON {table} ({names})")
+
+
+def first_id(since: datetime) -> str:
+    """No check-in received since then has an id that comes before this."""
+    digits = f"{max(0, clock.to_ms(since) - CLOCK_STEP_MS):012x}"
+    return f"{digits[:8]}-{digits[8:]}"
 
 
 def keep_ahead(connection: Connection, now: datetime) -> int:

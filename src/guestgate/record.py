@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, or_, select
+from sqlalchemy import Connection, FromClause, Select, bindparam, select, true, union_all
 
-from guestgate import clock, schema
+from guestgate import clock, partitions, schema, stretch
+from guestgate.bulk import BulkSelect
 from guestgate.errors import NotFoundError
 from guestgate.model import Payable, Source, VisitState
 
@@ -51,36 +53,59 @@ class Filter:
     tests: bool = True
 
 
-with_answers = select(schema.decisions, _a.http_status, _a.answer_ms, _a.undelivered).join(
-    schema.answers, _a.decision_id == _d.id, isouter=True
-)
+def _with_answers(connection: Connection, decisions: FromClause) -> Select[Any]:
+    answers = select(_a.http_status, _a.answer_ms, _a.undelivered).where(_a.decision_id == decisions.c.id)
+    if connection.dialect.name == "sqlite":
+        columns = answers.selected_columns
+        return select(decisions, *columns).join(schema.answers, _a.decision_id == decisions.c.id, isouter=True)
+    answer = _one_by_one(answers)
+    return select(decisions, *answer.c).join(answer, true(), isouter=True)
+
+
+def _one_by_one(query: Select[Any]) -> FromClause:
+    """On PostgreSQL, rows found by a key for each row of something else: in the partition that the key names.
+
+    That is what its planner cannot foresee, and so it would rather read a table of any middling size as a whole.
+    OFFSET leaves it no choice.
+    """
+    return query.offset(0).lateral()
 
 
 def decisions(connection: Connection, chosen: Filter) -> Iterator[tuple[int, dict[str, Any]]]:
     """Decisions in the order they were recorded, each with its ``seq``; of a limit, the latest."""
-    query = with_answers
-    if chosen.member is not None:
-        # Those that made a visit are found through it; see the index on the others.
-        own_visits = select(_v.id).where(_v.member_id == chosen.member)
-        query = query.where(or_(_d.id.in_(own_visits), schema.made_no_visit & (_d.member_id == chosen.member)))
+    source: FromClause = schema.decisions if chosen.member is None else _of_member(connection, chosen.member)
+    d, query = source.c, _with_answers(connection, source)
     if chosen.studio is not None:
-        query = query.where(_d.studio_id == chosen.studio)
+        query = query.where(d.studio_id == chosen.studio)
     if chosen.since is not None:
-        query = query.where(_d.received_at_ms >= clock.to_ms(chosen.since))
-    for row in pages(connection, query, _d.seq, chosen):
+        query = query.where(d.received_at_ms >= clock.to_ms(chosen.since))
+        if chosen.member is None and connection.dialect.name != "sqlite":  # only the months that it may be in
+            query = query.where(d.id >= partitions.first_id(chosen.since))
+    for row in rows(connection, query, d.seq, chosen):
         yield row.seq, decision_dict(row)
+
+
+def _of_member(connection: Connection, member: str) -> FromClause:
+    """A member's decisions, all together: they are few. Those that made a visit are found through it."""
+    made = select(_v.id).where(_v.member_id == member)
+    others = select(_d.id).where(schema.made_no_visit, _d.member_id == member)
+    ids = union_all(made, others).subquery()
+    if connection.dialect.name == "sqlite":
+        return select(schema.decisions).where(_d.id.in_(select(ids.c.id))).subquery()
+    found = _one_by_one(select(schema.decisions).where(_d.id == ids.c.id))
+    return select(*found.c).select_from(ids.join(found, true())).subquery()
 
 
 def decision(connection: Connection, decision_id: str) -> dict[str, Any]:
     """One decision. Raises NotFoundError where there is none."""
-    row = connection.execute(with_answers.where(_d.id == decision_id)).one_or_none()
+    row = connection.execute(_with_answers(connection, schema.decisions).where(_d.id == decision_id)).one_or_none()
     if row is None:
         raise NotFoundError(f"there is no decision {decision_id}")
     return decision_dict(row)
 
 
 def decision_dict(row: Any) -> dict[str, Any]:
-    """A row of `with_answers` as users see it."""
+    """A row of `guestgate.schema.decisions`, with its answer, as users see it."""
     return {
         "id": row.id,
         "received_at": clock.iso_of(row.received_at_ms),
@@ -121,9 +146,13 @@ def visits(connection: Connection, chosen: Filter, *, payable_requires: str) -> 
         query = query.where(_v.local_date.between(f"{chosen.month}-01", f"{chosen.month}-31"))
     if not chosen.tests:
         query = query.where(_v.test.is_(False))
+    if chosen.member is None:  # whose visits are few
+        query = query.where(*stretch.of_visits(connection, chosen.month, chosen.since))
     payable = PayableRule(connection, payable_requires)
-    for row in pages(connection, query, _v.seq, chosen):
-        yield row.seq, visit_dict(row, payable(row))
+    for page in pages(connection, query, _v.seq, chosen):
+        paid = payable(page)
+        for row in page:
+            yield row.seq, visit_dict(row, row.id in paid)
 
 
 def visit(connection: Connection, visit_id: str, *, payable_requires: str) -> dict[str, Any]:
@@ -131,7 +160,7 @@ def visit(connection: Connection, visit_id: str, *, payable_requires: str) -> di
     row = connection.execute(select(schema.visits).where(_v.id == visit_id)).one_or_none()
     if row is None:
         raise NotFoundError(f"there is no visit {visit_id}")
-    return visit_dict(row, PayableRule(connection, payable_requires)(row))
+    return visit_dict(row, bool(PayableRule(connection, payable_requires)([row])))
 
 
 def visit_dict(row: Any, payable: bool) -> dict[str, Any]:
@@ -153,6 +182,26 @@ def visit_dict(row: Any, payable: bool) -> dict[str, Any]:
     }
 
 
+class _DayVisit(NamedTuple):
+    """What of a visit tells whether its day is paid for by it."""
+
+    member_id: str
+    local_date: str
+    id: str
+    at_ms: int
+    state: str
+    source: str
+
+
+_day_columns = (_v.member_id, _v.local_date, _v.id, _v.at_ms, _v.state, _v.source)
+_of_members = BulkSelect(
+    *_day_columns, among=_v.member_id, where=[_v.local_date == bindparam("day"), _v.test.is_(False)]
+)
+_of_dates = BulkSelect(
+    *_day_columns, among=_v.local_date, where=[_v.member_id == bindparam("member"), _v.test.is_(False)]
+)
+
+
 class PayableRule:
     """Whether a visit is paid for, derived when asked under the plan version it was made under.
 
@@ -169,21 +218,45 @@ class PayableRule:
             self._states.append(VisitState.AUTHORIZED.value)
         self._rules: dict[tuple[str, int], str] = {}
 
-    def __call__(self, row: Any) -> bool:
-        """Decide for one row of `guestgate.schema.visits`."""
-        if row.test or row.state not in self._states or row.source == Source.IMPORT.value or row.plan_id is None:
-            return False
-        if self._rule(row.plan_id, row.plan_version) == Payable.PER_VISIT.value:
-            return True
-        earlier = select(_v.id).where(
-            _v.member_id == row.member_id,
-            _v.local_date == row.local_date,
-            _v.test.is_(False),
-            _v.state.in_(self._states)
-            | ((_v.source == Source.IMPORT.value) & (_v.state != VisitState.REVERSED.value)),
-            or_(_v.at_ms < row.at_ms, (_v.at_ms == row.at_ms) & (_v.id < row.id)),
+    def __call__(self, rows: Sequence[Any]) -> set[str]:
+        """The ids of those that pay, among some rows of `guestgate.schema.visits`."""
+        candidates = [row for row in rows if self._may_pay(row)]
+        by_day = [row for row in candidates if self._rule(row.plan_id, row.plan_version) == Payable.PER_MEMBER_DAY]
+        first = self._first_of_days({(row.member_id, row.local_date) for row in by_day})
+        late = {row.id for row in by_day if first[row.member_id, row.local_date] != row.id}
+        return {row.id for row in candidates} - late
+
+    def _may_pay(self, row: Any) -> bool:
+        return (
+            not row.test
+            and row.state in self._states
+            and row.source != Source.IMPORT.value
+            and row.plan_id is not None
         )
-        return self._connection.execute(earlier.limit(1)).first() is None
+
+    def _first_of_days(self, days: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """Of members and dates, the id of the visit that a day is paid for by, here or in an earlier system."""
+        visits = [
+            row
+            for row in self._of_days(days)
+            if row.state in self._states
+            or (row.source == Source.IMPORT.value and row.state != VisitState.REVERSED.value)
+        ]
+        visits.sort(key=lambda row: (row.at_ms, row.id), reverse=True)
+        # The last one that is written into the dictionary stays there.
+        return {(row.member_id, row.local_date): row.id for row in visits}
+
+    def _of_days(self, days: set[tuple[str, str]]) -> Iterator[_DayVisit]:
+        """All visits of members on dates: by dates where these are few, as in a list by time, else by members."""
+        by_date, by_member = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+        for member, day in days:
+            by_date[day].append(member)
+            by_member[member].append(day)
+        if len(by_date) <= len(by_member):
+            found = (_of_members(self._connection, members, day=day) for day, members in by_date.items())
+        else:
+            found = (_of_dates(self._connection, dates, member=member) for member, dates in by_member.items())
+        return (_DayVisit(*row) for rows in found for row in rows)
 
     def _rule(self, plan_id: str, version: int) -> str:
         key = plan_id, version
@@ -196,13 +269,13 @@ class PayableRule:
         return self._rules[key]
 
 
-def pages(connection: Connection, query: Select[Any], seq: Any, chosen: Filter) -> Iterator[Any]:
-    """The rows of a query in the order asked for; `seq` is its column of that name. Read in pages."""
+def pages(connection: Connection, query: Select[Any], seq: Any, chosen: Filter) -> Iterator[Sequence[Any]]:
+    """The rows of a query in the order asked for, some at a time; `seq` is its column of that name."""
     if chosen.upto is not None:
         query = query.where(seq <= chosen.upto)
     if chosen.order is Order.LATEST and chosen.limit is not None:
-        rows = connection.execute(query.where(seq > chosen.after).order_by(seq.desc()).limit(chosen.limit))
-        yield from reversed(rows.all())
+        latest = connection.execute(query.where(seq > chosen.after).order_by(seq.desc()).limit(chosen.limit))
+        yield latest.all()[::-1]
         return
     after, left = chosen.after, chosen.limit
     while left is None or left > 0:
@@ -212,7 +285,13 @@ def pages(connection: Connection, query: Select[Any], seq: Any, chosen: Filter) 
         else:
             part = query.where(seq > after).order_by(seq)
         page = connection.execute(part.limit(size)).all()
-        yield from page
+        yield page
         if len(page) < size:
             return
         after, left = page[-1].seq, None if left is None else left - size
+
+
+def rows(connection: Connection, query: Select[Any], seq: Any, chosen: Filter) -> Iterator[Any]:
+    """The same, one by one."""
+    for page in pages(connection, query, seq, chosen):
+        yield from page
