@@ -20,7 +20,7 @@ from gate import free_port
 SUPERUSER, PASSWORD = "postgres", "throw-away"
 # The role that has to show its password.
 STRICT = "strict"
-STOP_S = 10
+START_S, STOP_S = 60, 10
 PROGRAMS = Path("/usr/lib/postgresql")
 
 
@@ -77,6 +77,10 @@ class Cluster:
         """Its data directory."""
         return str(self.folder / "data")
 
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {"PATH": os.environ["PATH"], "LC_ALL": "C"}
+
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
             [*self._as_user, str(self._bin / program), *arguments],
@@ -84,7 +88,7 @@ class Cluster:
             text=True,
             check=False,
             cwd="/",
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
+            env=self._environment,
         )
         assert done.returncode == 0, (program, done.stdout, done.stderr, self.log)
 
@@ -96,11 +100,24 @@ class Cluster:
 
     def start(self) -> None:
         """Start the server; returns once it takes connections."""
-        self._run("pg_ctl", "start", "--wait", "--pgdata", self.data, "--log", str(self.folder / "log"))
+        command = [*self._as_user, "--pdeathsig", "QUIT", str(self._bin / "postgres"), "-D", self.data]
+        with (self.folder / "log").open("ab") as output:
+            # Whatever ends the tests ends it, too.
+            self._server = process = subprocess.Popen(
+                command, stdout=output, stderr=output, cwd="/", env=self._environment
+            )
+        give_up_at = time.monotonic() + START_S
+        while True:
+            assert process.poll() is None and time.monotonic() < give_up_at, self.log
+            with suppress(psycopg.OperationalError):
+                psycopg.connect(self.url(), connect_timeout=2).close()
+                return
+            time.sleep(0.05)
 
     def stop(self, how: str = "immediate") -> None:
         """Stop the server."""
         self._run("pg_ctl", "stop", "--wait", "--mode", how, "--pgdata", self.data)
+        self._server.wait()
 
     def promote(self) -> None:
         """Make a standby the primary."""
@@ -160,6 +177,7 @@ class Cluster:
             while Path(f"/proc/{pid}/exe").exists() and time.monotonic() < give_up_at:
                 time.sleep(0.05)
             self.signal(signal.SIGKILL)
+        self._server.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -176,7 +194,7 @@ def newest_programs() -> Path:
 def _drop_to_postgres(folder: Path) -> list[str]:
     """PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
-        return []
+        return ["setpriv"]
     user = pwd.getpwnam(SUPERUSER)
     os.chown(folder, user.pw_uid, user.pw_gid)
     return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
