@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import secrets
 from datetime import datetime
-from uuid import uuid4
 
 from guestgate import clock
 from guestgate.database import Database
@@ -35,7 +35,9 @@ class Past:
         decision_id: str | None = None,
     ) -> Decision:
         """One check-in, with its answer."""
-        checkin = CheckIn(decision_id or str(uuid4()), at, studio, member, customer, "0123456789abcdef")
+        checkin = CheckIn(
+            decision_id or uuid7(at, secrets.randbits(40)), at, studio, member, customer, "0123456789abcdef"
+        )
         (decision,) = self._ledger.process([Ticket(checkin, math.inf)], [])
         status = 200 if decision.outcome.value == "allowed" else 403
         self._ledger.process([], [Answer(checkin.id, status, 1.5, undelivered)])

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 from callers import everything
 from gate import Gate, environment, free_port, wait_for
+from past import uuid7
 from sqlalchemy import insert, update
 from terminal import COMMAND, Done, Terminal
 
@@ -129,7 +130,7 @@ def decided(desk: Terminal, *ages: timedelta, aggregator_id: str = "free", **dif
         for age in ages:
             values = {
                 "seq": sequence.take(connection, 1)[0],
-                "id": secrets.token_hex(16),
+                "id": uuid7(now - age, secrets.randbits(40)),
                 "received_at_ms": clock.to_ms(now - age),
                 "studio_id": "s1",
                 "member_id": "free",

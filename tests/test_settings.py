@@ -277,7 +277,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         "sqlite:///",
         "sqlite:///:memory:",
         "sqlite://guestgate.db",
-        "sqlite://user:password@/guestgate.db",
+        "sqlite://user:hush-hush@/guestgate.db",
         "sqlite+aiosqlite:///guestgate.db",
         "sqlite:///guestgate.db?nonsense=1",
         "sqlite:///file:guestgate?mode=memory&uri=true",
@@ -293,7 +293,7 @@ def test_a_bad_database_url_is_one_plain_sentence(url: str, file: Path) -> None:
     with pytest.raises(UsageError) as caught:
         Database.at(settings.load(file).database)
     sentence = str(caught.value)
-    assert "database" in sentence and "\n" not in sentence and "password" not in sentence
+    assert "database" in sentence and "\n" not in sentence and "hush" not in sentence
     assert [path.name for path in file.parent.iterdir()] == ["guestgate.toml"]
 
 
