@@ -384,3 +384,19 @@ def own(postgres: Server) -> Iterator[Cluster]:
     wait_for(
         lambda: postgres.cluster.execute("SHOW synchronous_standby_names") == [("",)], "the setting is still in force"
     )
+
+
+def test_a_young_database_is_read_by_its_indexes(desk: Desk) -> None:
+    """Plans are kept from when the tables were empty; a visit is still found under its member, however many come."""
+    for _ in range(40):
+        desk.decide(*(desk.tap(f"m{number}") for number in range(10)))
+    desk.close()
+
+    def scans() -> dict[str, int]:
+        by_index = "SELECT indexrelname, idx_scan FROM pg_stat_user_indexes WHERE relname = 'visits'"
+        as_a_whole = "SELECT 'whole', seq_scan FROM pg_stat_user_tables WHERE relname = 'visits'"
+        return {str(name): int(count) for name, count in rows(desk.database, f"{by_index} UNION ALL {as_a_whole}")}
+
+    wait_for(lambda: scans()["ix_visits_member_id_local_date"] >= 400, f"by other ways: {scans()}")
+    used = {name for name, count in scans().items() if count}
+    assert used <= {"ix_visits_member_id_local_date", "uq_visits_id", "pk_visits"}, scans()

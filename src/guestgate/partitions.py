@@ -27,7 +27,7 @@ CLOCK_STEP_MS = 3_600_000
 # A studio's record in its order; where the days of `guestgate.stretch` begin and end; the lists of members.
 MORE_INDEXES = {
     "decisions": ("studio_id, seq",),
-    "visits": ("studio_id, seq", "local_date, seq"),
+    "visits": ("studio_id, seq", f"({stretch.DAY_OF_VISIT}), seq"),
     "changes": (f"({stretch.DAY_OF_CHANGE}), seq",),
     "members": ("status, id", "plan_id, status, id"),
 }

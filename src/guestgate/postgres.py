@@ -130,7 +130,10 @@ class PostgresDatabase(Database):
         begin = (
             "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "
             f"SET LOCAL statement_timeout = {budget_ms // 2}; SET LOCAL lock_timeout = {budget_ms // 4}; "
-            f"SET LOCAL idle_in_transaction_session_timeout = {LEDGER_IDLE_MS}; {DURABLE}"
+            f"SET LOCAL idle_in_transaction_session_timeout = {LEDGER_IDLE_MS}; {DURABLE}; "
+            # A plan made while a table is small is kept while it grows, and reads it as a whole.
+            # That looks dear to the server, and what is dear it would compile.
+            "SET LOCAL enable_seqscan = off; SET LOCAL jit = off"
         )
         return self.engine.connect().execution_options(guestgate_begin=begin)
 
