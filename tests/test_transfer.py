@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from backends import Server
@@ -23,6 +24,7 @@ from guestgate import database as database_module
 from guestgate import transfer as transfer_module
 from guestgate.database import Database
 from guestgate.errors import OperationError
+from guestgate.model import Decision
 from guestgate.sqlite import SqliteDatabase
 from guestgate.transfer import Transfer
 
@@ -79,13 +81,18 @@ def desk(terminal: Terminal) -> Terminal:
     )
     terminal.run("key", "add", "s1", "--key-stdin", input="a-key-that-is-long-enough-for-it\n")
     past = Past(terminal.database)
+
+    def checkin(member: str, at: datetime, **more: Any) -> Decision:
+        """With an id that says no time, as none of guestgate's."""
+        return past.checkin(member, at, decision_id=str(uuid4()), **more)
+
     start = datetime(2026, 11, 24, 12, tzinfo=UTC)
     for days in range(330, 0, -30):
-        past.checkin("m1", start - timedelta(days=days))
-        past.checkin("m1", start - timedelta(days=days) + timedelta(minutes=1))
-        past.checkin("🏋🏽‍♀️", start - timedelta(days=days), customer=2**63 - 1)
-    past.checkin(ODD[0], start, undelivered=True)
-    visit = past.checkin(ODD[0], start + timedelta(hours=1)).visit_id
+        checkin("m1", start - timedelta(days=days))
+        checkin("m1", start - timedelta(days=days) + timedelta(minutes=1))
+        checkin("🏋🏽‍♀️", start - timedelta(days=days), customer=2**63 - 1)
+    checkin(ODD[0], start, undelivered=True)
+    visit = checkin(ODD[0], start + timedelta(hours=1)).visit_id
     past.close()
     terminal.run("visit", "reverse", str(visit), "--why", "\n".join(ODD))
     with terminal.writing() as connection:

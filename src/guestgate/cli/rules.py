@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from threading import Event
 from typing import Annotated, Any
 
 import typer
@@ -123,24 +125,33 @@ def list_or_follow(
     line: Callable[[dict[str, Any]], Text],
 ) -> None:
     """Print what there is and, where asked, what comes."""
-    seen = 0
+    seen, ended = 0, _ctrl_c() if follow else Event()
     with suppress(KeyboardInterrupt):
         while True:
             with database.read() as connection:
                 if follow:
                     chosen = replace(chosen, upto=sequence.position(connection)[1])
                 for seq, row in read(connection, chosen):
+                    if ended.is_set():
+                        return
                     seen = seq
                     if as_json:
                         print_json(row)
                     else:
                         console.print(line(row))
-            if not follow:
+            if not follow or ended.wait(FOLLOW_S):
                 break
             chosen = replace(chosen, after=seen, limit=None if seen else chosen.limit)
-            clock.sleep(FOLLOW_S)
     if not seen and not as_json:
         say("nothing recorded")
+
+
+def _ctrl_c() -> Event:
+    """Set by Ctrl-C, which is how following ends: it must not break off whatever the database is doing."""
+    ended = Event()
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: ended.set())
+    return ended
 
 
 def _line(row: dict[str, Any]) -> Text:
