@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from itertools import islice
@@ -20,7 +21,7 @@ from sqlalchemy import Column, Connection, Table, delete, func, select
 from guestgate import changes, clock, directory, partitions, schema
 from guestgate.bulk import BulkSelect
 from guestgate.changes import Change
-from guestgate.database import MAX_CHUNK, Database
+from guestgate.database import MAX_CHUNK, BusyError, Database
 from guestgate.errors import UsageError
 from guestgate.model import VisitState
 from guestgate.periods import month_day
@@ -130,7 +131,8 @@ class Prune:
             before = done
         if not self.dry_run:
             partitions.drop_empty(self.database, self.now)
-            partitions.make_ahead(self.database, self.now)
+            with suppress(BusyError):  # every server does it daily, too
+                partitions.make_ahead(self.database, self.now)
 
     def _count(self, rows: Iterator[Any], part: Callable[[Connection, list[Any]], None]) -> Iterator[int]:
         done = 0
