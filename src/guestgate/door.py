@@ -35,6 +35,7 @@ log = structlog.get_logger()
 MAX_CONNECTIONS = 4096
 REPORT_S = 60
 GC_THRESHOLD = 50_000
+NOT_RENEWED = "the certificate was not reloaded; the old one stays in use"
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,13 @@ class Door:
 
     async def renew(self) -> bool:
         """Serve with the certificate as it is on disk now; False where it stays as it is."""
-        if self._settings.behind_proxy:
-            log.info("there is no certificate to reload; the proxy has it")
+        if not can_renew(self._settings):
             return False
         new = self._new_listener()
         try:
-            check_settings(self._settings)
             await new.start()
-        except (UsageError, OperationError) as error:
-            log.error("the certificate was not reloaded; the old one stays in use", error=str(error))
+        except OperationError as error:
+            log.error(NOT_RENEWED, error=str(error))
             return False
         old, self._listener = self._listener, new
         await old.stop()
@@ -125,6 +124,19 @@ class Door:
 def door_address(settings: Settings) -> Address:
     """Where the platform calls."""
     return Address(settings.host, settings.port, "--host", settings.tls_cert, settings.tls_key)
+
+
+def can_renew(settings: Settings) -> bool:
+    """Whether there is a certificate on disk that can serve; says so in the log where there is none."""
+    if settings.behind_proxy:
+        log.info("there is no certificate to reload; the proxy has it")
+        return False
+    try:
+        check_settings(settings)
+    except UsageError as error:
+        log.error(NOT_RENEWED, error=str(error))
+        return False
+    return True
 
 
 def check_settings(settings: Settings) -> None:

@@ -159,6 +159,14 @@ class Listener:
         await asyncio.wait([self._task], timeout=DRAIN_S)
 
 
+async def first(*awaitables: Any) -> None:
+    """Wait for the first of these."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+
+
 def _first_line(error: BaseException | None) -> str:
     """An error's message without what granian's adds below it."""
     return str(error).partition("\n")[0] if error else ""

@@ -17,8 +17,9 @@ from guestgate.admin.process import AdminProcess, admin_address
 from guestgate.database import Database
 from guestgate.door import Door, check_settings, door_address
 from guestgate.errors import OperationError
+from guestgate.listener import first
 from guestgate.settings import Settings
-from guestgate.workers import Workers, first
+from guestgate.workers import Workers
 
 log = structlog.get_logger()
 

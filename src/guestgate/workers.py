@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection as Pipe
-from typing import Any
 
 import structlog
 import uvloop
@@ -18,8 +17,9 @@ from prometheus_client import Metric
 
 from guestgate.child_process import ChildProcess, settle_in
 from guestgate.database import Database
-from guestgate.door import Door, DoorState, check_settings
-from guestgate.errors import GuestgateError, OperationError, UsageError
+from guestgate.door import Door, DoorState, can_renew
+from guestgate.errors import GuestgateError, OperationError
+from guestgate.listener import first
 from guestgate.log import configure as configure_log
 from guestgate.metrics import counters, merged
 from guestgate.settings import Settings
@@ -48,13 +48,7 @@ class Workers:
 
     async def renew(self) -> bool:
         """Have each serve with the certificate as it is on disk now; False where it stays as it is."""
-        if self._settings.behind_proxy:
-            log.info("there is no certificate to reload; the proxy has it")
-            return False
-        try:
-            check_settings(self._settings)
-        except UsageError as error:
-            log.error("the certificate was not reloaded; the old one stays in use", error=str(error))
+        if not can_renew(self._settings):
             return False
         for worker in self._workers:
             worker.tell(RENEW)
@@ -232,11 +226,3 @@ async def _work(pipe: Pipe, settings: Settings) -> None:
             break
     await door.drain()
     await door.stop()
-
-
-async def first(*awaitables: Any) -> None:
-    """Wait for the first of these."""
-    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()

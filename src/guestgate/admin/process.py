@@ -22,7 +22,7 @@ from guestgate.child_process import ChildProcess, settle_in
 from guestgate.database import Database
 from guestgate.door import DoorState
 from guestgate.errors import GuestgateError, OperationError, UsageError
-from guestgate.listener import LOOPBACK, Address, Listener
+from guestgate.listener import LOOPBACK, Address, Listener, first
 from guestgate.log import configure as configure_log
 from guestgate.settings import Settings
 
@@ -191,9 +191,6 @@ async def _serve(pipe: Pipe, settings: Settings) -> None:
         pipe.send(str(error))
         return
     line.open()
-    await asyncio.wait(
-        [asyncio.ensure_future(ending.wait()), asyncio.ensure_future(listener.ended())],
-        return_when=asyncio.FIRST_COMPLETED,
-    )
+    await first(ending.wait(), listener.ended())
     if ending.is_set():
         await listener.stop()
