@@ -14,12 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 from backends import Server
 from callers import Caller, Crowd, Reply, at_once, connected, missing, noon_zone, problems, rows
 from gate import Gate, wait_for
+
+from guestgate.fingerprints import fingerprint, sha256_of
 
 pytestmark = pytest.mark.alone
 
@@ -122,13 +123,10 @@ def test_a_limit_holds_while_a_node_is_killed(nodes: list[Gate]) -> None:
 
 
 def test_rolling_restarts_refuse_nobody_who_calls_again(nodes: list[Gate]) -> None:
-    """Nodes end and start one after the other: whoever is there answers, and all that was answered is on record.
-
-    A server that starts takes the processor that the others would answer with, so a few answers may be late here.
-    """
+    """Nodes end and start one after the other; on those that are there, every call gets its yes or no."""
     with ExitStack() as stack:
         crowds = [
-            stack.enter_context(Crowd(node, [f"free-{n}" for n in range(40)], f"{SEED} {number}", size=2))
+            stack.enter_context(Crowd(node, [f"free-{n}" for n in range(40)], f"{SEED} {number}", size=1))
             for number, node in enumerate(nodes)
         ]
         for node, crowd in zip(nodes, crowds, strict=True):
@@ -138,41 +136,26 @@ def test_rolling_restarts_refuse_nobody_who_calls_again(nodes: list[Gate]) -> No
             seen = len(crowd.replies)
             wait_for(lambda crowd=crowd, seen=seen: len(crowd.replies) > seen + 20, "nobody is answered", node)
     for crowd in crowds:
-        statuses = Counter(reply.status for reply in crowd.replies)
-        assert set(statuses) <= {200, 503} and statuses[503] * 50 <= statuses[200], statuses
+        assert {reply.status for reply in crowd.replies} == {200}
         assert missing(nodes[0].database, crowd.replies) == []
     assert problems(nodes[0].database) == []
 
 
 def test_a_revoked_key_ends_everywhere(nodes: list[Gate]) -> None:
-    """Within two seconds of the command's end no node takes it any more; a new one is taken by all."""
+    """Two seconds after the command's end no node takes it any more; a new one is taken by all."""
     first = nodes[0]
-    new = secrets.token_urlsafe(24)
+    old, new = first.keys["s1"], secrets.token_urlsafe(24)
     first.cli("key", "add", "s1", "--key-stdin", input=new)
-    old, first.keys["s1"] = first.keys["s1"], new
-    added_at = time.monotonic()
+    time.sleep(FOLLOW_S)  # the promise itself: no earlier, and no later
+    first.keys["s1"] = new
+    assert [node.checkin("free-1").status_code for node in nodes] == [200] * NODES
+    first.cli("key", "revoke", fingerprint(sha256_of(old)))
+    time.sleep(FOLLOW_S)
     for node in nodes:
-        wait_for(lambda node=node: node.checkin("free-1").status_code == 200, "the new key is not taken", node)
-    listed = first.json("key", "list")
-    fingerprint = next(key["fingerprint"] for key in listed if key["state"] == "valid" and _is(key, old))
-    first.cli("key", "revoke", fingerprint)
-    revoked_at = time.monotonic()
-    for node in nodes:
-
-        def refused(node: Gate = node) -> bool:
-            with node.client() as client:
-                client.headers["X-API-Key"] = old
-                return client.post(node.url, json={"aggregatorId": "free-1", "customerId": 1}).status_code == 401
-
-        wait_for(refused, "the revoked key is still taken", node)
-    assert revoked_at - added_at >= 0
-    assert all(node.checkin("free-1").status_code == 200 for node in nodes)
-
-
-def _is(key: dict[str, str], token: str) -> bool:
-    from guestgate.fingerprints import fingerprint, sha256_of
-
-    return key["fingerprint"] == fingerprint(sha256_of(token))
+        with node.client() as client:
+            body = {"aggregatorId": "free-1", "customerId": 1}
+            assert client.post(node.url, json=body, headers={"X-API-Key": old}).status_code == 401
+    assert [node.checkin("free-1").status_code for node in nodes] == [200] * NODES
 
 
 def test_the_feed_is_complete_with_several_writers(nodes: list[Gate]) -> None:
@@ -212,8 +195,8 @@ def test_the_feed_is_complete_with_several_writers(nodes: list[Gate]) -> None:
     assert visits <= set(seen), "a visit is missing"
 
 
-def test_one_connection_is_enough(nodes: list[Gate], tmp_path: Path) -> None:
-    """A server whose connections are all ended, as by a restart of the database, goes on by itself."""
+def test_a_server_whose_connections_are_ended_goes_on(nodes: list[Gate]) -> None:
+    """All of them, as by a restart of the database: new ones are made, and no call is lost over it."""
     node, caller = nodes[1], Caller(nodes[1])
     assert caller.call("free-2") is not None
     with node.database.engine.connect() as connection:
