@@ -220,3 +220,20 @@ def test_a_primary_that_freezes(gate: Gate, pair: tuple[Cluster, Cluster], proce
     assert "an old primary is passed over" in gate.log.read_text("utf-8")
     assert gate.stop() == 0
     assert problems(now_on(standby, gate)) == []
+
+
+def test_a_primary_that_nobody_fenced_off(gate: Gate, pair: tuple[Cluster, Cluster]) -> None:
+    """It took part in nothing and broke no connection, but its commits wait for the standby that was promoted."""
+    primary, standby = pair
+    gate.members("free-1,free")
+    gate.start()
+    assert gate.checkin("free-1").status_code == 200
+    primary.signal(signal.SIGSTOP)
+    standby.promote()
+    primary.signal(signal.SIGCONT)
+    assert first_for_libpq(gate) == primary.port
+    assert gate.checkin("free-1").status_code == 503
+    wait_for(lambda: gate.checkin("free-1").status_code == 200, "the promoted one is not found", gate, seconds=60)
+    assert "an old primary is passed over" in gate.log.read_text("utf-8")
+    assert gate.stop() == 0
+    assert problems(now_on(standby, gate)) == []

@@ -88,7 +88,8 @@ class PostgresDatabase(Database):
         self.driver = driver()
         self._class = self.driver.Connection
         if door or pooled:
-            self._class = silence.connection_class(self.driver, DOOR_SILENCE_S if door else REPORT_SILENCE_S)
+            silence_s = DOOR_SILENCE_S if door else REPORT_SILENCE_S
+            self._class = silence.connection_class(self.driver, silence_s, self._fell_silent)
         self.parameters, self._prepare_threshold = parse_url(self.driver, url)
         self.name = f"PostgreSQL at {self.parameters.get('host', 'localhost')}"
         if "dbname" in self.parameters:
@@ -103,27 +104,38 @@ class PostgresDatabase(Database):
         event.listen(self.engine, "begin", self._begin)
         self._fence = Fence(fence)
         self._passed_over: str | None = None
+        self._look_around = False
 
     def _connect(self) -> Any:
-        """To the first host that takes writes, or where that is an old primary to the first other that is none.
+        """To libpq's choice, or where that is an old primary to another host. Raises the driver's error."""
+        refusal = None
+        for connection in self._candidates():
+            if not self._is_old(connection):
+                if refusal not in (None, self._passed_over):
+                    log.warning("an old primary is passed over", why=refusal)
+                    self._passed_over = refusal
+                return connection
+            refusal = self._refusal(connection)
+            connection.close()
+        raise self.driver.OperationalError(refusal)
 
-        Raises the driver's OperationalError.
-        """
-        connection = self._connect_to(self.parameters)
-        if not self._is_old(connection):
-            return connection
-        refusal = self._refusal(connection)
-        connection.close()
+    def _candidates(self) -> Iterator[Any]:
+        """Connections in the order in which they are to be tried: libpq takes the first host that takes writes."""
+        if self._look_around:
+            self._look_around = False
+            for connection in self._each_host():  # the timeline of each is known then
+                connection.close()
+        yield self._connect_to(self.parameters)
+        yield from self._each_host()
+
+    def _each_host(self) -> Iterator[Any]:
         for host in self.driver.conninfo.conninfo_attempts(self.parameters):
             with suppress(self.driver.OperationalError):
-                connection = self._connect_to(host)
-                if not self._is_old(connection):
-                    if refusal != self._passed_over:
-                        log.warning("an old primary is passed over", why=refusal)
-                        self._passed_over = refusal
-                    return connection
-                connection.close()
-        raise self.driver.OperationalError(refusal)
+                yield self._connect_to(host)
+
+    def _fell_silent(self) -> None:
+        """A server may say nothing because its standby, which a commit waits for, has been promoted."""
+        self._look_around = True
 
     def _connect_to(self, parameters: Mapping[str, Any]) -> Any:
         """A connection, whose `history` says what its server writes; None for a standby's."""
