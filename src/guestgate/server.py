@@ -45,7 +45,7 @@ def serve(settings: Settings) -> None:
 def _open(settings: Settings) -> Database:
     """The database, checked; unchecked where it does not answer and this machine can stand in for it."""
     try:
-        return Database.open(settings.database, door=True, pooled=True)
+        return Database.open(settings.database, door=True, pooled=True, fence=settings.fence)
     except UnreachableError as error:
         own = StandInCopy(settings.stand_in_file)
         if not settings.stands_in or not own.path.exists():
@@ -54,7 +54,7 @@ def _open(settings: Settings) -> Database:
         if problem is not None:
             raise UnreachableError(f"{error}; nor can this machine stand in for it: {problem}") from None
         log.error("the shared database does not answer; starting all the same, to stand in for it", error=str(error))
-        return Database.at(settings.database, door=True, pooled=True)
+        return Database.at(settings.database, door=True, pooled=True, fence=settings.fence)
 
 
 class _Server:

@@ -135,7 +135,7 @@ class Follower:
             plans = dict(_plans_here(connection, asked))
         rows = list(_members(shared, asked))
         moved = {row[0] for row in rows if plans.get(row[0]) != row[1]}
-        return _People(asked, rows, list(_links(shared, asked)), list(_visits_of(shared, moved)))
+        return _People(asked, moved, rows, list(_links(shared, asked)), list(_visits_of(shared, moved)))
 
     def _forget(self) -> None:
         """Who was forgotten is not said by name: whoever is no longer there goes, and leaves no trace here."""
@@ -269,9 +269,10 @@ class _News(NamedTuple):
 
 
 class _People(NamedTuple):
-    """Those of some members who exist, their links to customers, and visits that may be missing here."""
+    """Those of some members who exist, their links to customers, and all visits of those who have ``moved``."""
 
     asked: set[str]
+    moved: set[str]
     rows: list[Any]
     links: list[Any]
     visits: list[Any]
@@ -279,11 +280,18 @@ class _People(NamedTuple):
     def write(self, connection: Connection) -> None:
         gone = self.asked - {row[0] for row in self.rows}
         copy.drop(connection, schema.customers, "member_id", self.asked)
-        copy.drop(connection, schema.visits, "member_id", gone)
+        _drop_copied_visits(connection, gone | self.moved)
         copy.drop(connection, schema.members, "id", gone)
         copy.put(connection, schema.members, MEMBER_COLUMNS, self.rows)
         copy.put(connection, schema.customers, CUSTOMER_COLUMNS, self.links)
         copy.put(connection, schema.visits, VISIT_COLUMNS, self.visits)
+
+
+def _drop_copied_visits(connection: Connection, members: Collection[str]) -> None:
+    """All visits of some members but those that were made here and wait to be carried over."""
+    for member_id in members:
+        waits = _v.id.in_(select(_d.id))
+        connection.execute(delete(schema.visits).where(_v.member_id == member_id, ~waits))
 
 
 def current_visits(shared: Connection, ids: Collection[str]) -> list[Any]:

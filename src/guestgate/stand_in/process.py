@@ -101,7 +101,7 @@ def _main(pipe: Pipe, settings: Settings) -> None:
 
 
 def _run(pipe: Pipe, settings: Settings, own: StandInCopy) -> None:
-    shared = Database.at(settings.database, door=True, pooled=True)
+    shared = Database.at(settings.database, door=True, pooled=True, fence=settings.fence)
     follower = Follower(shared, own)
     reconciliation = Reconciliation(shared, own, settings.aggregator_id)
     gc.collect()
