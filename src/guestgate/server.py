@@ -34,6 +34,8 @@ def serve(settings: Settings) -> None:
     check_settings(settings)
     admin_address(settings)
     database = _open(settings)
+    if settings.stands_in:
+        StandInCopy(settings.stand_in_file).prepare()
     with database.in_use():
         healthy = uvloop.run(_Server(settings, database).run())
     if not healthy:
@@ -77,8 +79,6 @@ class _Server:
         address = door_address(self._settings)
         address.check_free()
         follower = FollowerProcess(self._settings) if self._settings.stands_in else None
-        if follower is not None:
-            await follower.start()  # before the ledgers that use its file
         door: Door | Workers
         if self._settings.workers > 1:
             door = Workers(self._settings)
@@ -87,7 +87,10 @@ class _Server:
         admin_listener = AdminProcess(self._settings, door.state)
         caring: list[asyncio.Task[None]] = []
         try:
-            await asyncio.gather(door.start(), admin_listener.start())
+            starting = [door.start(), admin_listener.start()]
+            if follower is not None:
+                starting.append(follower.start())
+            await asyncio.gather(*starting)
             caring.append(asyncio.create_task(_keep_warning(door)))
             caring.append(asyncio.create_task(_keep_partitions(self._database)))
             log.info("serving", address=str(address), path=self._settings.checkin_path)

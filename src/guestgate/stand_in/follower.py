@@ -139,7 +139,7 @@ class Follower:
 
     def _forget(self) -> None:
         """Who was forgotten is not said by name: whoever is no longer there goes, and leaves no trace here."""
-        with self._copy.database.connect_writer() as connection:
+        with self._copy.database.explained(), self._copy.database.connect_writer() as connection:
             gone = self._sync_table(connection, PAGE, schema.members, MEMBER_COLUMNS, _m.id)
             with connection.begin():
                 _erase(connection, gone)
@@ -164,7 +164,7 @@ class Follower:
         if total:
             matters = or_(matters, _v.member_id.in_(select(_m.id).where(_m.plan_id.in_(total))))
         database = self._copy.database
-        with database.connect_writer() as connection, database.bulk_writing(connection):
+        with database.explained(), database.connect_writer() as connection, database.bulk_writing(connection):
             gone = self._sync_table(connection, page, schema.members, MEMBER_COLUMNS, _m.id)
             with connection.begin():
                 _erase(connection, gone)

@@ -44,7 +44,7 @@ class FollowerProcess:
         self._starting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Return once the file is there, for the ledgers to use. Raises OperationError where it cannot be."""
+        """Return once it follows. Raises OperationError where it cannot: another server may have the file."""
         self._child = ChildProcess(
             _main, (self._settings,), name="follower", received=_ignore, lost=self._start_again
         )
@@ -91,7 +91,6 @@ def _main(pipe: Pipe, settings: Settings) -> None:
     own = StandInCopy(settings.stand_in_file)
     try:
         with own.owned():
-            own.prepare()
             with suppress(BrokenPipeError):
                 pipe.send("")
             _run(pipe, settings, own)
