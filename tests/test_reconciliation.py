@@ -316,8 +316,8 @@ def test_what_was_sent_is_recorded_and_who_came_in_counts(
     assert everything(shared.database) == before
     _feed_tells_all(outage, read_so_far)
     node.level()
-    here = node.rows("SELECT member_id, id FROM visits ORDER BY 1, 2")
-    assert here == shared.rows("SELECT member_id, id FROM visits WHERE state <> 'reversed' ORDER BY 1, 2")
+    counting = "SELECT member_id, id FROM visits WHERE state <> 'reversed' ORDER BY 1, 2"
+    assert node.rows(counting) == shared.rows(counting)
 
 
 def _feed_tells_all(outage: Outage, read_so_far: str) -> None:
