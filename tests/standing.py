@@ -164,8 +164,9 @@ class Node(Decider):
 
     def begin_again(self) -> None:
         """What follows and carries over has been started anew."""
+        self.copy = StandInCopy(self.copy.path)
         self.follower = Follower(Database.at(self.shared.url, door=True), self.copy)
-        self.reconciliation = self.another()
+        self.reconciliation = Reconciliation(Database.at(self.shared.url), self.copy, None)
 
     def another(self) -> Reconciliation:
         """Somebody else who carries over from the same file."""

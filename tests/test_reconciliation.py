@@ -257,10 +257,10 @@ def killed_again_and_again(node: Node, patch: pytest.MonkeyPatch) -> None:
         if next(calls) % 3 == 1:
             raise KilledError
 
-    def dies_after(self: Reconciliation, batch: Any) -> None:
+    def dies_after(self: Reconciliation, batch: Any) -> int:
         if next(calls) % 3 == 1:
             raise KilledError
-        settle(self, batch)
+        return settle(self, batch)
 
     patch.setattr(reconciliation._Batch, "carry_over", dies_before)
     patch.setattr(Reconciliation, "_settle", dies_after)
@@ -416,10 +416,10 @@ def test_decisions_are_counted_once_by_two_at_once(
     let_in(node, "m1")
     settle, other = Reconciliation._settle, node.another()
 
-    def overtaken(self: Reconciliation, batch: Any) -> None:
+    def overtaken(self: Reconciliation, batch: Any) -> int:
         if self is not other:
             other.run()
-        settle(self, batch)
+        return settle(self, batch)
 
     monkeypatch.setattr(Reconciliation, "_settle", overtaken)
     node.carry_over()
@@ -465,9 +465,10 @@ def test_a_reentry_does_not_overtake_a_visit_whose_member_was_locked(
         lock.enter_context(locked_beside(shared, "m1"))
         settle = node.reconciliation._settle
 
-        def settled(batch: Any) -> None:
-            settle(batch)
+        def settled(batch: Any) -> int:
+            waited = settle(batch)
             lock.close()
+            return waited
 
         monkeypatch.setattr(node.reconciliation, "_settle", settled)
         node.carry_over()
