@@ -608,3 +608,18 @@ def test_a_decision_that_cannot_be_carried_over(shared: Shared, node: Node) -> N
     assert node.carry_over().carried_over == 1
     assert (node.waiting(), shared.counting("m1")) == (0, [first.checkin.id])
     assert problems(shared.database) == []
+
+
+def test_a_reentry_does_not_overtake_a_visit_that_cannot_be_carried_over(shared: Shared, node: Node) -> None:
+    """Somebody came once, whenever that visit gets there."""
+    shared.add(["m1"])
+    node.level()
+    first, again = let_in(node, "m1"), tap("m1")
+    assert node.decide(again) == [("allowed", "reentry")]
+    node.tell(sent(again))
+    node.execute("UPDATE decisions SET studio_id = 'nowhere' WHERE id = ?", first.checkin.id)
+    node.carry_over()
+    node.execute("UPDATE decisions SET studio_id = 's1'")
+    node.begin_again()
+    node.carry_over()
+    assert (node.waiting(), shared.counting("m1")) == (0, [first.checkin.id])
