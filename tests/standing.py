@@ -98,7 +98,7 @@ class Shared(Decider):
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.database = Database.at(url)
+        self.database = Database.at(url, pooled=True)
         super().__init__(Ledger(Database.at(url, door=True), None, BUDGET_MS))
 
     def furnish(self, folder: Path) -> None:
@@ -165,12 +165,12 @@ class Node(Decider):
     def begin_again(self) -> None:
         """What follows and carries over has been started anew."""
         self.copy = StandInCopy(self.copy.path)
-        self.follower = Follower(Database.at(self.shared.url, door=True), self.copy)
-        self.reconciliation = Reconciliation(Database.at(self.shared.url), self.copy, None)
+        self.follower = Follower(self.shared.database, self.copy)
+        self.reconciliation = Reconciliation(self.shared.database, self.copy, None)
 
     def another(self) -> Reconciliation:
         """Somebody else who carries over from the same file."""
-        return Reconciliation(Database.at(self.shared.url), StandInCopy(self.copy.path), None)
+        return Reconciliation(self.shared.database, StandInCopy(self.copy.path), None)
 
     def level(self) -> None:
         """Have the copy up to date."""

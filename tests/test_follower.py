@@ -24,9 +24,9 @@ from guestgate.prune import Prune
 from guestgate.stand_in import follower
 from guestgate.visits import VisitRow
 
-ROUNDS = int(os.environ.get("GUESTGATE_TEST_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("GUESTGATE_TEST_ROUNDS", "2"))
 SEED = int(os.environ.get("GUESTGATE_TEST_SEED", "1"))
-STEPS = 120
+STEPS = 75
 
 # How many days back a visit still matters to a limit or a re-entry; None: for ever.
 MORE_PLANS = {
@@ -39,7 +39,7 @@ REACH: dict[str, int | None] = {"free": 1, "loose": 1, "once": 1, "twice": 1}
 PERSONAL = "Personal-Name"
 
 
-class KilledError(Exception):
+class KilledError(BaseException):
     """The follower's process ended here."""
 
 

@@ -592,3 +592,34 @@ def test_nothing_to_carry_over_writes_nothing(shared: Shared, node: Node) -> Non
     before = everything(shared.database)
     assert node.carry_over() == reconciliation.Report(complete=True)
     assert everything(shared.database) == before
+
+
+def test_a_decision_that_cannot_be_carried_over(shared: Shared, node: Node) -> None:
+    """Holds up nobody else's, and goes once what was wrong with it is mended and somebody tries anew."""
+    shared.add(["m1", "m2"])
+    node.level()
+    first, other = let_in(node, "m1"), let_in(node, "m2")
+    node.execute("UPDATE decisions SET studio_id = 'nowhere' WHERE id = ?", first.checkin.id)
+    for carried_over in (1, 0):
+        assert node.carry_over().carried_over == carried_over
+    assert (node.waiting(), shared.counting("m2")) == (1, [other.checkin.id])
+    node.execute("UPDATE decisions SET studio_id = 's1'")
+    node.begin_again()
+    assert node.carry_over().carried_over == 1
+    assert (node.waiting(), shared.counting("m1")) == (0, [first.checkin.id])
+    assert problems(shared.database) == []
+
+
+def test_a_reentry_does_not_overtake_a_visit_that_cannot_be_carried_over(shared: Shared, node: Node) -> None:
+    """Somebody came once, whenever that visit gets there."""
+    shared.add(["m1"])
+    node.level()
+    first, again = let_in(node, "m1"), tap("m1")
+    assert node.decide(again) == [("allowed", "reentry")]
+    node.tell(sent(again))
+    node.execute("UPDATE decisions SET studio_id = 'nowhere' WHERE id = ?", first.checkin.id)
+    node.carry_over()
+    node.execute("UPDATE decisions SET studio_id = 's1'")
+    node.begin_again()
+    node.carry_over()
+    assert (node.waiting(), shared.counting("m1")) == (0, [first.checkin.id])
