@@ -115,7 +115,9 @@ class Reconciliation:
 
     def _take(self, page: list[Waiting], left_members: set[str], who: str, report: Report) -> None:
         """Carry over a page; what cannot be is found by taking its decisions one by one, and stays here."""
-        page = [each for each in page if each.decision["id"] not in self._refused]
+        page = [each for each in page if self._is_due(each, left_members)]
+        if not page:
+            return
         try:
             with self._shared.write(who) as connection:
                 if directory.current_version(connection) != self._directory.version:
@@ -132,6 +134,7 @@ class Reconciliation:
                 return
             log.error("a decision cannot be carried over", decision=page[0].decision["id"], exc_info=error)
             self._refused.add(page[0].decision["id"])
+            _leave(page[0], left_members)
             return
         report.carried_over += self._settle(batch)
         report.over_limit += batch.over_limit
@@ -162,6 +165,17 @@ class Reconciliation:
             for row in rows
         ]
 
+    def _is_due(self, each: Waiting, left_members: set[str]) -> bool:
+        """Whether it can be carried over now; else what is about the same member waits with it.
+
+        A re-entry leans on the visit before it, and must not overtake that.
+        """
+        known = each.answer is not None or each.decision["received_at_ms"] < clock.now_ms() - ANSWER_PATIENCE_MS
+        if not known or each.decision["id"] in self._refused:
+            _leave(each, left_members)
+            return False
+        return each.about not in left_members
+
     def _settle(self, batch: _Batch) -> int:
         """Nothing of it waits here any more, and its visits are copies from now on; returns how many waited."""
         if not batch.settled:
@@ -177,6 +191,7 @@ class Reconciliation:
             copy.counted(connection, waited, len(batch.over_limit))
         if batch.somebody_forgotten:
             self._copy.has_traces = True
+            self._copy.erase_traces()
         if batch.over_limit:
             log.warning("visits of a stand-in went beyond a limit", visits=batch.over_limit)
         return waited
@@ -193,17 +208,11 @@ class _Batch:
         page: Sequence[Waiting],
         left_members: set[str],
     ) -> None:
-        """Lock the members of those whose time has come.
-
-        What is about members that somebody else has locked, or of which it is not known yet how it left, waits for
-        another run; and so does all that is about these `left_members` after that, since a re-entry leans on the
-        visit before.
-        """
+        """Lock the members. Those that somebody else has locked are left for another run."""
         self._connection, self._directory, self._own_id = connection, studios, own_id
-        here = [each for each in page if _is_due(each, left_members)]
-        members = {each.about for each in here if each.about is not None}
+        members = {each.about for each in page if each.about is not None}
         left_members |= locks.try_lock(connection, members)
-        here = [each for each in here if each.about not in left_members]
+        here = [each for each in page if each.about not in left_members]
         self.settled = [each.decision["id"] for each in here]
         self._theirs: dict[str, str] = dict(_theirs(connection, self.settled))
         self._forgotten = {member: new_pseudonym() for member in members - locks.existing(connection, members)}
@@ -330,12 +339,9 @@ class _Batch:
         self._connection.execute(delete(schema.decisions).where(_d.id == decision_id))
 
 
-def _is_due(each: Waiting, left_members: set[str]) -> bool:
-    """Whether it can be carried over now; adds the member where that has to wait."""
-    known = each.answer is not None or each.decision["received_at_ms"] < clock.now_ms() - ANSWER_PATIENCE_MS
-    if not known and each.about is not None:
+def _leave(each: Waiting, left_members: set[str]) -> None:
+    if each.about is not None:
         left_members.add(each.about)
-    return known and each.about not in left_members
 
 
 def _checkin(decision: Row) -> CheckIn:
