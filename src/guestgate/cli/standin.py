@@ -78,6 +78,8 @@ def reconcile(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
     It may run beside the server, and may be repeated: each decision is recorded once. A decision of the last few
     seconds whose answer is not recorded yet is left for the next time.
+
+    [dim]GUESTGATE_STAND_IN_FILE=/mnt/lost-machine/guestgate-standin.db guestgate standin reconcile[/dim]
     """
     loaded = settings.load(config)
     own, shared = _copy(loaded), Database.open(loaded.database, pooled=True, fence=loaded.fence)
