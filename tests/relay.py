@@ -20,8 +20,8 @@ _Way = SimpleQueue[tuple[float, bytes] | None]
 class Relay:
     """Listens on ``port``. `before` sees what the client sends and says what becomes of it.
 
-    ``delay_s`` is how long everything is on its way, in each direction; ``loss`` is the share of what is sent that gets
-    lost: it comes later, and all that was sent behind it waits. Both may be changed at any time.
+    ``delay_s`` is how long everything is on its way, in each direction; ``loss`` is the share of what is sent that
+    gets lost: it comes later, and all that was sent behind it waits. Both may be changed at any time.
     """
 
     def __init__(self, host: str, target: int, before: Callable[[bytes], str] = lambda data: "") -> None:

@@ -1,0 +1,435 @@
+"""The shared database freezes, dies, gets slow or cannot be reached, and the doors go on.
+
+Every call gets its answer in time, nobody with a plan without limits is turned away, and afterwards the shared
+database has on record what callers were told: no more and no less. `GUESTGATE_TEST_OUTAGES` and
+`GUESTGATE_TEST_SEED` make longer and other runs.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from arrivals import PROMISE_S, Arrivals, percentile
+from backends import Server
+from callers import Caller, Reply, problems
+from cluster import Cluster, primary_and_standby
+from gate import wait_for
+from outages import (
+    FILE,
+    FOLLOW_S,
+    FOLLOWER,
+    LEDGER,
+    STAND_IN,
+    Node,
+    Watch,
+    children,
+    dark,
+    frozen,
+    kill_the_follower,
+    most,
+    people,
+    plan_of,
+)
+from recount import wait_until_right
+
+from guestgate import corrections, members, studios
+from guestgate.database import Database
+from guestgate.fingerprints import fingerprint, sha256_of
+
+pytestmark = pytest.mark.alone
+
+OUTAGES = int(os.environ.get("GUESTGATE_TEST_OUTAGES", "3"))
+SEED = int(os.environ.get("GUESTGATE_TEST_SEED", "1"))
+RATE = 70.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A PostgreSQL of this file's own, which syncs and which may be stopped."""
+    cluster = Cluster(fsync=True)
+    yield Server(cluster)
+    cluster.close()
+
+
+NewNode = Callable[..., Node]
+
+
+@pytest.fixture
+def new_node(tmp_path: Path, server: Server) -> Iterator[NewNode]:
+    """Makes nodes: on a database of their own or, with the URL of another one's, on that."""
+    made: list[Node] = []
+    urls: list[str] = []
+
+    def new(*options: str, url: str | None = None, **settings: Any) -> Node:
+        folder = tmp_path / f"node-{len(made)}"
+        folder.mkdir()
+        if url is None:
+            url = server.new(folder)
+            urls.append(url)
+        made.append(Node(folder, url, *options, **settings))
+        return made[-1]
+
+    yield new
+    for node in made:
+        node.close()
+    for url in urls:
+        server.drop(url)
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[Node]:
+    """A node that stays, behind a relay, for tests that disturb nothing but its way to the database."""
+    folder = tmp_path_factory.mktemp("far")
+    node = Node(folder, server.new(folder))
+    node.furnish(*(member for name in WEATHER for member in people(name)), *people("commands"))
+    node.start()
+    yield node
+    node.close()
+    server.drop(node.url)
+
+
+def check(url: str, *loads: Arrivals, others: Sequence[Reply] = ()) -> None:
+    """Every call was answered in time, nobody without a limit was turned away, and the record says what was told.
+
+    Each load was on a node of its own; `others` are all other answers to the same members.
+    """
+    for arrivals in loads:
+        assert not arrivals.kept(), arrivals.kept()
+        turned_away = [told for told in arrivals.told if plan_of(told.member) == "free" and told.status != 200]
+        assert not turned_away, f"{len(turned_away)} were not let in who have no limits: {turned_away[:5]}"
+        statuses = Counter(told.status for told in arrivals.told)
+        assert set(statuses) <= {200, 403, 503}, statuses
+    told = [told for arrivals in loads for told in arrivals.told]
+    wait_until_right(url, [*told, *others], most=most, nodes=len(loads))
+    assert problems(Database.at(url)) == []
+
+
+def stand_ins(url: str) -> int:
+    """How many decisions in the shared database were made without it."""
+    with Database.at(url).read() as connection:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM decisions WHERE stand_in").scalar_one())
+
+
+def ask(node: Node, *names: str) -> list[Reply]:
+    """Check these members in, one after the other; each has to be answered in time."""
+    caller = Caller(node.gate)
+    replies = []
+    for member in names:
+        reply = caller.call(member)
+        assert reply is not None, f"{member} got no answer"
+        assert reply.seconds < PROMISE_S, f"late: {reply}"
+        replies.append(reply)
+    caller.close()
+    return replies
+
+
+def said(replies: list[Reply]) -> list[tuple[str, int, str]]:
+    """What each member was told."""
+    return [(reply.member, reply.status, reply.reason) for reply in replies]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_database_that_freezes(workers: int, new_node: NewNode, server: Server) -> None:
+    """All its processes stopped for six seconds: the circuit opens, and closes by itself."""
+    node = new_node("--workers", str(workers), directly=True)
+    everybody = people("freeze")
+    node.furnish(*everybody)
+    node.start()
+    watch = Watch(node, everybody, RATE)
+    with watch as arrivals:
+        assert node.stand_in.figure("open") == 0
+        with frozen(server.cluster):
+            began = time.monotonic()
+            time.sleep(2.0)
+            status, parts = node.stand_in.readiness()
+            is_open = node.stand_in.figure("open")
+            time.sleep(max(0.0, began + 6.0 - time.monotonic()))
+            ended = time.monotonic()
+    check(node.url, arrivals)
+    assert is_open == 1, "the figures do not say that it stands in"
+    assert status == 200 and "stand_in" in parts and parts["stand_in"] != "ok", (status, parts)
+    told = [told for told in arrivals.told if began + 1.5 < told.sent_at < ended]
+    half = percentile(told, 0.5)
+    assert half < 0.2, f"the circuit does not open: half of the answers took more than {half:.3f} s"
+    assert stand_ins(node.url) >= sum(told.status != 503 for told in told)
+    assert node.stand_in.figure("carried_over_total") >= sum(told.status != 503 for told in told)
+    assert node.gate.stop() == 0
+
+
+def test_a_primary_that_dies(tmp_path: Path) -> None:
+    """SIGKILL of the primary under load, and its synchronous standby in its place two seconds later."""
+    with primary_and_standby() as (primary, standby), ExitStack() as closing:
+        both = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+        url = primary.url(primary.create()).replace(f"127.0.0.1:{primary.port}", both)
+        node = Node(tmp_path / "node", url, directly=True)
+        closing.callback(node.close)
+        everybody = people("failover")
+        node.furnish(*everybody)
+        node.start()
+        with Watch(node, everybody, RATE) as arrivals:
+            primary.signal(signal.SIGKILL)
+            time.sleep(2.0)
+            standby.promote()
+        now = standby.url(url.rpartition("/")[2])
+        check(now, arrivals)
+        assert stand_ins(now) > 0
+        assert {reply.status for reply in ask(node, *everybody[:20])} == {200}
+        assert node.gate.stop() == 0
+        assert problems(Database.at(now)) == []
+
+
+def slow(node: Node) -> None:
+    """Everything takes 200 ms, in each direction."""
+    node.line.delay_s = 0.2
+    time.sleep(4.0)
+    node.line.delay_s = 0.0
+
+
+def lossy(node: Node) -> None:
+    """A twentieth of what is sent gets lost and comes late."""
+    node.line.loss = 0.05
+    time.sleep(4.0)
+    node.line.loss = 0.0
+
+
+def black(node: Node) -> None:
+    """Nothing passes."""
+    with dark(node):
+        time.sleep(4.0)
+
+
+def cut(node: Node) -> None:
+    """All connections end, again and again."""
+    dice = random.Random(SEED)
+    for _ in range(10):
+        node.line.cut()
+        time.sleep(dice.random() * 0.8)
+
+
+def flickering(node: Node) -> None:
+    """Nothing passes for a moment, again and again: what is held back arrives after it was decided elsewhere."""
+    dice = random.Random(SEED)
+    for _ in range(8):
+        with dark(node):
+            time.sleep(0.1 + dice.random() * 0.4)
+        time.sleep(dice.random() * 0.3)
+
+
+WEATHER = {disturb.__name__: disturb for disturb in (slow, lossy, black, cut, flickering)}
+
+
+@pytest.mark.parametrize("name", WEATHER)
+def test_a_bad_network(name: str, far: Node) -> None:
+    """Between a server and its database."""
+    everybody = people(name)
+    with Watch(far, everybody, RATE, seed=SEED) as arrivals:
+        WEATHER[name](far)
+    check(far.url, arrivals)
+    if name in ("slow", "black"):
+        assert stand_ins(far.url) > 0
+    assert {reply.status for reply in ask(far, *everybody[:10])} == {200}
+
+
+def test_two_nodes_that_are_cut_off(new_node: NewNode) -> None:
+    """Each lets a member with a limit in once more at most, and what went over the limit is counted."""
+    first = new_node()
+    used = ["once-used", "three-used"]
+    unused = ["once-unused", "three-unused", "three-fresh", "once-alone"]
+    everybody = people("apart", free=20, once=40, three=40)
+    first.furnish(*used, *unused, *everybody)
+    second = new_node(url=first.url)
+    second.gate.keys = first.gate.keys
+    first.start()
+    second.start()
+    before = ask(first, "once-used", "three-used", "three-used", "three-used", "three-unused", "three-unused")
+    assert [reply.status for reply in before] == [200] * 6
+    time.sleep(FOLLOW_S)  # the promise itself: by now both copies have those visits
+    asked = [*before]
+    with dark(first):
+        # The one node that still has the database lets it in, and the other one cannot know.
+        alone = [*ask(second, "once-alone"), *ask(first, "once-alone")]
+        assert [reply.status for reply in alone] == [200, 200], said(alone)
+        asked += alone
+        with Watch(first, everybody, RATE / 2, seed=1) as one, Watch(second, everybody, RATE / 2, seed=2) as other:
+            with dark(second):
+                for node in (first, second):
+                    denied = ask(node, *used)
+                    assert said(denied) == [(name, 403, "limit_reached") for name in used]
+                    once_more = ask(node, "once-unused", "three-unused", "three-fresh")
+                    assert [reply.status for reply in once_more] == [200] * 3, said(once_more)
+                    again = ask(node, "once-unused", "three-unused", "three-fresh")
+                    # With its own visit a limit may be used up; with three-fresh it is not.
+                    assert all(reply.status in (403, 503) for reply in again), said(again)
+                    assert said(again)[2] == ("three-fresh", 503, "unavailable"), said(again)
+                    asked += [*denied, *once_more, *again]
+                time.sleep(2.0)
+            first.line.clear()
+    check(first.url, one, other, others=asked)
+    let_in = Counter(told.member for told in [*asked, *one.told, *other.told] if told.status == 200)
+    over = {member: count - limit for member, count in let_in.items() if (limit := most(member)) is not None}
+    assert over["once-unused"] == over["once-alone"] == over["three-unused"] == 1, "the bound was not reached"
+    expected = sum(excess for excess in over.values() if excess > 0)
+    counted = sum(node.stand_in.figure("over_limit_total") for node in (first, second))
+    assert counted == expected, f"{counted} visits over a limit are counted, and there are {expected}"
+    assert sum(node.command("status")["over_limit"] for node in (first, second)) == expected
+    after = ask(first, "once-unused", "three-unused", "once-alone")
+    assert {reply.reason for reply in after} == {"limit_reached"}, said(after)
+
+
+def test_outages_in_a_row(new_node: NewNode, server: Server) -> None:
+    """Each time the follower is killed while it carries over: it is started again, and nothing is lost or doubled."""
+    node = new_node()
+    everybody = people("row")
+    node.furnish(*everybody)
+    node.start()
+    dice = random.Random(SEED)
+    with Watch(node, everybody, RATE, seed=SEED) as arrivals:
+        for _ in range(OUTAGES):
+            outage: AbstractContextManager[None] = dice.choice([dark(node), frozen(server.cluster)])
+            kill_the_follower(node, outage, dice)
+            node.stand_in.wait_until_over()
+    check(node.url, arrivals)
+    assert stand_ins(node.url) > OUTAGES
+    assert node.gate.stop() == 0
+    wait_until_right(node.url, arrivals.told, most=most)
+
+
+def test_a_server_that_shall_not_stand_in(new_node: NewNode) -> None:
+    """With `refuse` everybody is told in time that nothing can be said, and there is no local ledger."""
+    node = new_node(stand_in="refuse")
+    node.furnish("free-1", "once-1")
+    node.gate.start()
+    assert said(ask(node, "free-1")) == [("free-1", 200, "ok")]
+    assert node.gate.process is not None
+    assert children(node.gate.process.pid, LEDGER)
+    assert not children(node.gate.process.pid, STAND_IN) and not children(node.gate.process.pid, FOLLOWER)
+    assert not (node.gate.home / FILE).exists()
+    with dark(node):
+        replies = [reply for _ in range(5) for reply in ask(node, "free-1", "once-1", "nobody")]
+    assert {(reply.status, reply.reason) for reply in replies} == {(503, "unavailable")}, said(replies)
+    wait_for(lambda: ask(node, "free-1")[0].status == 200, "no full service again", node.gate)
+    wait_until_right(node.url, replies, most=most)
+
+
+def test_a_copy_that_is_too_old(new_node: NewNode) -> None:
+    """It stands in as long as it may, and no longer."""
+    node = new_node(stand_in_max_age_s=4)
+    node.furnish("free-1")
+    node.start()
+    ask(node, "free-1")
+    began = time.monotonic()
+    with dark(node):
+        early = ask(node, "free-1")
+        assert [reply.status for reply in early] == [200], said(early)
+        wait_for(lambda: ask(node, "free-1")[0].status == 503, "an old copy stands in", node.gate, seconds=15)
+        assert time.monotonic() - began > 2.5, "a copy that was young enough did not stand in"
+        assert ask(node, "free-1", "free-1")[1].reason == "unavailable"
+    wait_for(lambda: ask(node, "free-1")[0].status == 200, "no full service again", node.gate)
+    node.stand_in.wait_until_over()
+    wait_until_right(node.url, early, most=most)
+
+
+def test_the_copy_follows(new_node: NewNode) -> None:
+    """What was changed before an outage holds in it: members, plans, keys, studios, and visits."""
+    node = new_node()
+    gate = node.gate
+    node.furnish("free-suspended", "free-removed", "once-came", "once-taken-back", "once-moved")
+    node.start()
+    _, taken_back, _ = ask(node, "once-came", "once-taken-back", "once-moved")
+    gate.studio("s2")
+    revoked = gate.studio("s3")
+    time.sleep(FOLLOW_S)
+    gate.members(
+        "free-new,free,active", "free-suspended,free,suspended", "once-moved,free,active",
+        header="member_id,plan,status",
+    )  # fmt: skip
+    with gate.database.write() as connection:
+        corrections.reverse(connection, taken_back.id, "by mistake")
+        members.remove(connection, "free-removed")
+        studios.revoke_key(connection, fingerprint(sha256_of(revoked)))
+    time.sleep(FOLLOW_S)  # the promise itself
+    with dark(node):
+        replies = ask(
+            node, "free-new", "free-suspended", "free-removed", "once-came", "once-taken-back", "once-moved"
+        )
+        at_others = [gate.checkin("free-new", studio_id=studio).status_code for studio in ("s2", "s3")]
+    assert said(replies) == [
+        ("free-new", 200, "ok"),
+        ("free-suspended", 403, "membership_suspended"),
+        ("free-removed", 403, "unknown_member"),
+        ("once-came", 403, "limit_reached"),
+        ("once-taken-back", 200, "ok"),
+        ("once-moved", 200, "ok"),
+    ]
+    assert at_others == [200, 401], "of a new studio and of a revoked key"
+    node.stand_in.wait_until_over()
+    assert stand_ins(node.url) == len(replies) + 1
+    wait_until_right(node.url, replies, most=most)
+
+
+def test_commands_during_an_outage_and_after_it(far: Node) -> None:
+    """They say what waits, list it, and carry over nothing as long as there is nowhere to carry it."""
+    names = people("commands")[:20]
+    far.stand_in.wait_until_over()
+    before = far.command("status")
+    assert before["ready"] and not before["problem"] and Path(before["file"]) == far.gate.home / FILE, before
+    assert before["waiting"] == 0 and before["oldest_waiting"] is None, before
+    assert before["age_s"] < FOLLOW_S + PROMISE_S, f"the copy does not follow: {before}"
+    assert far.gate.json("standin", "list") == []
+    with dark(far):
+        replies = ask(far, *names)
+        during = far.command("status")
+        waiting = far.gate.json("standin", "list")
+        far.gate.cli("standin", "reconcile", "--json", status=None)
+        still = far.command("status")
+    assert {reply.status for reply in replies} <= {200, 403}, said(replies)
+    assert during["waiting"] == still["waiting"] == len(names), (during, still)
+    assert during["oldest_waiting"] == waiting[0]["received_at"] and during["age_s"] > before["age_s"], during
+    assert [decision["id"] for decision in waiting] == [reply.id for reply in replies]
+    far.stand_in.wait_until_over()
+    after = far.command("status")
+    assert after["waiting"] == 0 and after["carried_over"] == before["carried_over"] + len(names), (before, after)
+    assert far.gate.json("standin", "list") == []
+    assert far.command("reconcile") == {"carried_over": 0, "over_limit": 0, "waiting": 0}
+    recorded = {decision["id"]: decision for decision in far.gate.json("decisions", "--limit", "1000")}
+    for decision in waiting:
+        assert decision["stand_in"] and decision.keys() == recorded[decision["id"]].keys(), decision
+        for field in decision.keys() - {"http_status", "answer_ms", "undelivered"}:
+            assert recorded[decision["id"]][field] == decision[field], (field, decision, recorded[decision["id"]])
+    wait_until_right(far.url, replies, most=most)
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_node_that_is_killed_with_decisions_waiting(by_hand: bool, new_node: NewNode) -> None:
+    """They are carried over by a command while it is down, or by itself when it starts again."""
+    node = new_node()
+    everybody = people("killed", free=20, once=10, three=10)
+    node.furnish(*everybody)
+    node.start()
+    with dark(node):
+        replies = ask(node, *everybody)
+        node.gate.stop(signal.SIGKILL)
+    assert {reply.status for reply in replies} == {200}, said(replies)
+    assert stand_ins(node.url) == 0
+    assert node.command("status")["waiting"] == len(everybody)
+    if by_hand:
+        done = node.command("reconcile")
+        assert done == {"carried_over": len(everybody), "over_limit": 0, "waiting": 0}
+        assert node.command("reconcile") == {"carried_over": 0, "over_limit": 0, "waiting": 0}
+    else:
+        node.start()
+        node.stand_in.wait_until_over()
+    assert stand_ins(node.url) == len(everybody)
+    status = node.command("status")
+    assert (status["waiting"], status["carried_over"]) == (0, len(everybody)), status
+    wait_until_right(node.url, replies, most=most)
+    assert problems(Database.at(node.url)) == []
