@@ -63,6 +63,13 @@ def recount(
     ]
 
 
+def stand_ins(url: str) -> int:
+    """How many decisions in the shared database were made without it."""
+    with psycopg.connect(url) as connection:
+        ((count,),) = connection.execute("SELECT count(*) FROM decisions WHERE stand_in")
+        return int(count)
+
+
 def _decisions(record: Record, heard: dict[str, Answer]) -> Iterator[str]:
     """Each yes and no is there once, as it was told, and a new visit with each `ok`."""
     for answer in heard.values():

@@ -39,7 +39,7 @@ from outages import (
     people,
     plan_of,
 )
-from recount import wait_until_right
+from recount import stand_ins, wait_until_right
 
 from guestgate import corrections, members, studios
 from guestgate.database import Database
@@ -111,12 +111,6 @@ def check(url: str, *loads: Arrivals, others: Sequence[Reply] = ()) -> None:
     told = [told for arrivals in loads for told in arrivals.told]
     wait_until_right(url, [*told, *others], most=most, nodes=len(loads))
     assert problems(Database.at(url)) == []
-
-
-def stand_ins(url: str) -> int:
-    """How many decisions in the shared database were made without it."""
-    with Database.at(url).read() as connection:
-        return int(connection.exec_driver_sql("SELECT count(*) FROM decisions WHERE stand_in").scalar_one())
 
 
 def ask(node: Node, *names: str) -> list[Reply]:
