@@ -1,52 +1,52 @@
-"""Who answers a check-in, and by when: the ledger while there is time, else nobody (503).
+"""Who answers a check-in, and by when: the ledger while there is time, then who stands in for it, else nobody (503).
 
-Lives in the event loop. An answer is claimed there once, by whichever comes first: the ledger's decision or
-the deadline. What the ledger recorded and how the answer left are joined afterwards, so that an allowed
+Lives in the event loop. An answer is claimed there once, by whichever comes first: a ledger's decision or
+the deadline. What the ledgers recorded and how the answer left are joined afterwards, so that an allowed
 check-in whose answer never left does not use up a visit.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from guestgate.ledger import Answer, Ticket
-from guestgate.ledger_process import LedgerProcess
+from guestgate.ledger_process import LedgerRole
+from guestgate.ledger_queue import LedgerQueue
 from guestgate.log import Throttle
 from guestgate.metrics import DoorMetrics
 from guestgate.model import CheckIn, Outcome, Reason, Ruling
+from guestgate.stand_in.watch import Watch
 
-# Check-ins that may wait for the ledger; more could not be decided within any budget.
-MAX_WAITING = 4096
-MAX_TURNED_AWAY = 20_000
-COMPLAIN_EVERY = 1000
-MIN_BATCH, MAX_BATCH = 8, 256
-# How answers left is written with the next batch, or after so long without one.
-IDLE_S = 0.25
-SERVICE_UNAVAILABLE = 503
 STOP_S = 5.0
 UNDELIVERED_LINES_PER_S = 10
+# Of the time until the deadline: what the shared ledger has before the one that stands in is asked.
+SHARE = 0.5
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One check-in on its way. ``started`` and ``deadline`` are instants of the event loop's clock."""
+    """One check-in on its way. ``started`` and ``deadline`` are instants of the event loop's clock.
+
+    ``ruled`` are the ledgers that have decided and are still to be told how the answer left, each with its ruling.
+    """
 
     checkin: CheckIn
     started: float
     deadline: float
     claim: asyncio.Future[Ruling]
-    recorded: Ruling | None = None
-    answered: tuple[int | None, float] | None = None
+    asked: int = 0
+    handed_over: bool = False
+    ruled: list[tuple[LedgerQueue, Ruling]] = field(default_factory=list)
+    answered: tuple[Ruling, int | None, float] | None = None
 
     def expire(self) -> None:
-        """The deadline has come: whatever the ledger says later, the answer is that nobody could decide."""
+        """The deadline has come: whatever a ledger says later, the answer is that nobody could decide."""
         self.take(_undecided(self.checkin))
 
     def take(self, ruling: Ruling) -> None:
@@ -56,38 +56,60 @@ class Call:
 
 
 class Authorizer:
-    """Passes check-ins to the ledger and joins its decisions with what became of the answers."""
+    """Passes check-ins to the ledgers and joins their decisions with what became of the answers."""
 
     def __init__(
-        self, url: str, own_id: str | None, budget_ms: int, on_failure: Callable[[], None], metrics: DoorMetrics
+        self,
+        shared: LedgerRole,
+        stand_in: LedgerRole | None,
+        on_failure: Callable[[], None],
+        metrics: DoorMetrics,
     ) -> None:
-        """Bind to the running event loop; `on_failure` is called when the ledger can go on no longer."""
+        """Bind to the running event loop; `on_failure` is called when the ledger can go on no longer.
+
+        Where there is a ledger to `stand_in`, it records what cannot be decided, too.
+        """
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics
-        self._metrics.queue_depth.set_function(lambda: len(self._queue) + len(self._turned_away))
+        self._metrics.queue_depth.set_function(lambda: sum(len(queue) for queue in self._queues))
         self._undelivered_log = Throttle(UNDELIVERED_LINES_PER_S)
-        self._ledger = LedgerProcess(url, own_id, budget_ms, self._deliver, on_failure)
         self._calls: dict[str, Call] = {}
-        self._queue: deque[Ticket] = deque()
-        self._turned_away: deque[Ticket] = deque()
-        self._unrecorded = 0
-        self._answers: list[Answer] = []
-        self._flushing = False
+        self._shared = LedgerQueue(shared, self._deliver, self._shared_checked, on_failure, self._under_way)
+        self._queues = [self._shared]
+        self._stand_in: LedgerQueue | None = None
+        self._watch: Watch | None = None
+        self._share_s = shared.budget_ms / 1000 * SHARE
+        if stand_in is not None:
+            self._stand_in = LedgerQueue(
+                stand_in, self._deliver_stand_in, self._stand_in_checked, self._stand_in_lost, self._under_way
+            )
+            self._queues.append(self._stand_in)
+            self._watch = Watch(self._shared, self._stand_in, self._share_s)
 
     async def start(self) -> None:
         """Return once check-ins can be decided."""
-        await self._ledger.start()
+        await asyncio.gather(*(queue.start() for queue in self._queues))
+        if self._watch is not None:
+            self._watch.start()
 
     async def stop(self) -> None:
-        """Have everything recorded that is still waiting, then end the ledger."""
+        """Have everything recorded that is still waiting, then end the ledgers."""
+        if self._watch is not None:
+            await self._watch.stop()
         give_up_at = self._loop.time() + STOP_S
-        while (self._calls or self._answers) and not self._ledger.lost:
+        while (self._calls or any(queue.has_answers for queue in self._queues)) and not self._shared.lost:
             if self._loop.time() > give_up_at:
-                log.error("the ledger does not end; some calls are not recorded", calls=len(self._calls))
+                log.error("a ledger does not end; what it was asked last is not recorded", calls=len(self._calls))
                 break
-            self._flush()
+            for queue in self._queues:
+                queue.flush()
             await asyncio.sleep(0.01)
-        await self._ledger.stop(STOP_S)
+        await asyncio.gather(*(queue.stop(STOP_S) for queue in self._queues))
+
+    @property
+    def share_s(self) -> float | None:
+        """When to `hand_over`, in seconds after a call's start; None where nobody stands in."""
+        return None if self._stand_in is None else self._share_s
 
     def call(self, checkin: CheckIn, started: float, deadline: float) -> Call:
         """A check-in that has to be answered by `deadline`."""
@@ -96,34 +118,53 @@ class Authorizer:
     async def authorize(self, call: Call) -> Ruling:
         """The ruling to answer with; undecided once `Call.expire` has been called at the deadline.
 
-        The ledger's decision belongs to nobody's request: it is made and recorded even where the caller has
+        A ledger's decision belongs to nobody's request: it is made and recorded even where the caller has
         hung up. Say afterwards with `left` how the answer left.
         """
         self._calls[call.checkin.id] = call
-        full = len(self._queue) >= MAX_WAITING
-        if full:
-            self._turn_away(call)
+        if self._stand_in is None:
+            self._ask(self._shared, call, call.deadline)
         else:
-            self._queue.append(Ticket(call.checkin, call.deadline))
-        self._flush_soon()
-        ruling = _undecided(call.checkin) if full else await call.claim
+            share_ends = call.started + self._share_s
+            late = self._loop.time() >= share_ends
+            if late or self._shared.is_full or (self._watch is not None and self._watch.stands_in):
+                self.hand_over(call)
+            else:
+                self._ask(self._shared, call, share_ends)
+        ruling = await call.claim
         if self._loop.time() >= call.deadline:
             return _undecided(call.checkin)  # a late yes would open no door, but use up a visit
         return ruling
 
-    def _turn_away(self, call: Call) -> None:
-        """The queue is full: not to be decided any more, only to be recorded once there is time."""
-        if len(self._turned_away) >= MAX_TURNED_AWAY:
-            self._calls.pop(self._turned_away.popleft().checkin.id, None)
-            if self._unrecorded % COMPLAIN_EVERY == 0:
-                log.error("too many calls wait to be recorded; dropping the oldest", dropped=self._unrecorded + 1)
-            self._unrecorded += 1
-        self._turned_away.append(Ticket(call.checkin, 0.0))
+    def share_over(self, call: Call) -> None:
+        """The shared ledger has had its share of the time."""
+        if not call.claim.done() and not call.handed_over:
+            assert self._watch is not None
+            self._watch.missed()
+            self.hand_over(call)
+
+    def hand_over(self, call: Call) -> None:
+        """Ask the ledger that stands in, once."""
+        if self._stand_in is not None and not call.handed_over:
+            call.handed_over = True
+            self._ask(self._stand_in, call, call.deadline)
+
+    def _ask(self, queue: LedgerQueue, call: Call, deadline: float) -> None:
+        call.asked += 1
+        ticket = Ticket(call.checkin, deadline)
+        if not queue.is_full:
+            queue.add(ticket)
+            return
+        given_up = queue.turn_away(ticket)
+        if given_up is not None:
+            self._calls.pop(given_up, None)
+        call.take(_undecided(call.checkin))
 
     def left(self, call: Call, ruling: Ruling, http_status: int | None) -> None:
         """The answer has been written with this status; None: the caller was gone, nothing was written."""
-        call.answered = http_status, round((self._loop.time() - call.started) * 1000, 1)
-        self._metrics.answered(ruling, call.checkin, call.answered[1] / 1000)
+        answer_ms = round((self._loop.time() - call.started) * 1000, 1)
+        call.answered = ruling, http_status, answer_ms
+        self._metrics.answered(ruling, call.checkin, answer_ms / 1000)
         log.debug(
             "answered",
             decision=ruling.id,
@@ -131,65 +172,94 @@ class Authorizer:
             reason=ruling.reason.value,
             studio=call.checkin.studio_id,
             http_status=http_status,
-            answer_ms=call.answered[1],
+            answer_ms=answer_ms,
         )
         self._join(call)
 
     @property
     def stalled_s(self) -> float:
         """How long the ledger has been held up; 0 where it is not."""
-        return self._ledger.stalled_s
+        return self._shared.stalled_s
+
+    @property
+    def watch(self) -> Watch | None:
+        """Whether and how somebody stands in; None where nobody does."""
+        return self._watch
+
+    def _under_way(self) -> int:
+        return len(self._calls)
 
     def _deliver(self, rulings: list[Ruling], commit_s: float) -> None:
-        """Take what the ledger has committed, and first give it more to do."""
-        self._flush()
-        if rulings and not self._ledger.behind:
+        """What the ledger has committed."""
+        if not self._shared.behind:
             self._metrics.committed(len(rulings), commit_s)
         for ruling in rulings:
-            call = self._calls.pop(ruling.id)
-            call.recorded = ruling
+            call = self._calls.get(ruling.id)
+            if call is None:
+                continue
+            if ruling.outcome is not Outcome.UNDECIDED or self._stand_in is None:
+                call.ruled.append((self._shared, ruling))
+                if self._watch is not None and not call.handed_over:
+                    self._watch.met()
+            else:  # the other ledger records it, whatever comes of it there
+                self.share_over(call)
+            self._claim(call, ruling)
+
+    def _deliver_stand_in(self, rulings: list[Ruling], _commit_s: float) -> None:
+        """What the ledger that stands in has committed."""
+        assert self._stand_in is not None
+        for ruling in rulings:
+            call = self._calls.get(ruling.id)
+            if call is None:
+                continue
+            if not call.claim.done():
+                self._metrics.stood_in.labels(ruling.outcome).inc()
+            call.ruled.append((self._stand_in, ruling))
+            self._claim(call, ruling)
+
+    def _claim(self, call: Call, ruling: Ruling) -> None:
+        """Answer with a decision; that there is none is the answer only once nobody else is at it."""
+        call.asked -= 1
+        if ruling.outcome is not Outcome.UNDECIDED or not call.asked:
             call.take(ruling)
-            self._join(call)
+        if not call.asked:
+            del self._calls[ruling.id]
+        self._join(call)
+
+    def _shared_checked(self, found: float | None, seconds: float) -> None:
+        if self._watch is not None:
+            self._watch.shared_checked(found, seconds)
+
+    def _stand_in_checked(self, found: float | None, seconds: float) -> None:
+        assert self._watch is not None
+        self._watch.stand_in_checked(found, seconds)
+
+    def _stand_in_lost(self) -> None:
+        assert self._watch is not None
+        self._watch.lost()
 
     def _join(self, call: Call) -> None:
         """Once both are known, the record learns how the answer to this decision left."""
-        if call.recorded is None or call.answered is None:
+        if call.answered is None or not call.ruled:
             return
-        http_status, answer_ms = call.answered
-        decided = call.recorded.outcome is not Outcome.UNDECIDED
-        undelivered = http_status is None or (decided and http_status == SERVICE_UNAVAILABLE)
-        if undelivered:
-            self._metrics.undelivered.inc()
-            if self._undelivered_log.lets_through():
-                log.warning(
-                    "an answer was not delivered",
-                    decision=call.recorded.id,
-                    studio=call.checkin.studio_id,
-                    http_status=http_status,
-                    answer_ms=answer_ms,
-                )
-        if not self._answers:
-            self._loop.call_later(IDLE_S, self._flush)
-        self._answers.append(Answer(call.recorded.id, http_status, answer_ms, undelivered))
+        sent, http_status, answer_ms = call.answered
+        for queue, ruling in call.ruled:
+            undelivered = http_status is None or ruling.outcome is not sent.outcome
+            if undelivered and (http_status is None or sent.outcome is Outcome.UNDECIDED):
+                self._not_delivered(call, http_status, answer_ms)
+            queue.tell(Answer(ruling.id, http_status, answer_ms, undelivered))
+        call.ruled.clear()
 
-    def _flush_soon(self) -> None:
-        """Send once all that arrives in this turn of the loop is here."""
-        if self._queue and not self._flushing and not self._ledger.busy:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        if self._ledger.busy or not (self._queue or self._answers or self._turned_away):
-            return
-        # Half of all calls under way: the ledger works on one half while the loop answers the other.
-        size = min(len(self._queue), MAX_BATCH, max(MIN_BATCH, len(self._calls) // 2))
-        batch = [self._queue.popleft() for _ in range(size)]
-        if not self._queue:
-            spare = min(len(self._turned_away), MAX_BATCH)
-            batch += [self._turned_away.popleft() for _ in range(spare)]
-        answers, self._answers = self._answers, []
-        self._ledger.send(batch, answers)
+    def _not_delivered(self, call: Call, http_status: int | None, answer_ms: float) -> None:
+        self._metrics.undelivered.inc()
+        if self._undelivered_log.lets_through():
+            log.warning(
+                "an answer was not delivered",
+                decision=call.checkin.id,
+                studio=call.checkin.studio_id,
+                http_status=http_status,
+                answer_ms=answer_ms,
+            )
 
 
 def _undecided(checkin: CheckIn) -> Ruling:

@@ -75,11 +75,11 @@ def _decisions(connection: Connection) -> Iterator[str]:
             schema.decisions,
             (_d.id == _v.id)
             & (_d.member_id == _v.member_id)
-            & (_d.visit_id == _v.id)
-            & (_d.outcome == Outcome.ALLOWED.value),
+            # Where a stand-in denied what the ledger had allowed, too late, the denial was sent and is recorded.
+            & (((_d.visit_id == _v.id) & (_d.outcome == Outcome.ALLOWED.value)) | _d.stand_in),
             isouter=True,
         )
-        .where(_v.source == Source.CHECKIN.value, _d.id.is_(None))
+        .where(_v.source.in_((Source.CHECKIN.value, Source.STAND_IN.value)), _d.id.is_(None))
         .limit(MOST)
     ).scalars():
         yield f"visit {visit_id} came from a check-in, but its decision is missing or did not allow it"

@@ -13,6 +13,7 @@ from guestgate.database import author
 from guestgate.model import Source, VisitState
 
 UNDELIVERED = "undelivered"
+BY_CHECKIN = (Source.CHECKIN.value, Source.STAND_IN.value)
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
 _allowed = BulkSelect(_d.id, _d.visit_id, _d.member_id, among=_d.id, where=[_d.visit_id.is_not(None)])
@@ -81,9 +82,7 @@ def reverse_undelivered(connection: Connection, decision_ids: Collection[str]) -
 def _made_by_checkin(connection: Connection, visit_id: str) -> bool:
     """Whether a check-in made the visit and nothing has confirmed or reversed it since."""
     visit = connection.execute(
-        select(_v.id).where(
-            _v.id == visit_id, _v.source == Source.CHECKIN.value, _v.state == VisitState.AUTHORIZED.value
-        )
+        select(_v.id).where(_v.id == visit_id, _v.source.in_(BY_CHECKIN), _v.state == VisitState.AUTHORIZED.value)
     ).first()
     return visit is not None
 

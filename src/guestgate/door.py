@@ -25,9 +25,11 @@ from guestgate.directory import DirectoryFollower
 from guestgate.endpoint import Endpoint
 from guestgate.errors import OperationError, UsageError
 from guestgate.expiry import certificate
+from guestgate.ledger_process import LedgerRole
 from guestgate.listener import LOOPBACK, Address, Listener
 from guestgate.metrics import DoorMetrics
 from guestgate.settings import Settings
+from guestgate.stand_in.copy import StandInCopy
 
 log = structlog.get_logger()
 
@@ -40,10 +42,14 @@ NOT_RENEWED = "the certificate was not reloaded; the old one stays in use"
 
 @dataclass(frozen=True)
 class DoorState:
-    """What the door says of itself: how long the ledger has been at its batch, and its figures."""
+    """What the door says of itself: how long the ledger has been at its batch, and its figures.
+
+    And for how long it has been standing in for the shared database (0: it does not).
+    """
 
     stalled_s: float
     metrics: list[Metric]
+    standing_in_s: float = 0.0
 
 
 class Door:
@@ -54,9 +60,7 @@ class Door:
         self._settings = settings
         self._studios = DirectoryFollower(database)
         self._metrics = DoorMetrics()
-        self._authorizer = Authorizer(
-            settings.database, settings.aggregator_id, settings.answer_budget_ms, failed, self._metrics
-        )
+        self._authorizer = Authorizer(_shared_role(settings), _stand_in_role(settings), failed, self._metrics)
         self._endpoint = Endpoint(
             self._authorizer,
             self._studios,
@@ -95,7 +99,12 @@ class Door:
 
     async def state(self, with_figures: bool) -> DoorState:
         """How it is, with its figures or not."""
-        return DoorState(self._authorizer.stalled_s, self._metrics.collect() if with_figures else [])
+        watch = self._authorizer.watch
+        return DoorState(
+            self._authorizer.stalled_s,
+            self._metrics.collect() if with_figures else [],
+            0.0 if watch is None else watch.standing_in_s,
+        )
 
     async def ended(self) -> None:
         """Wait for the listener's end, whatever its cause."""
@@ -119,6 +128,28 @@ class Door:
 
     def _new_listener(self) -> Listener:
         return Listener(self._endpoint, Interfaces.RSGI, door_address(self._settings), MAX_CONNECTIONS)
+
+
+def _shared_role(settings: Settings) -> LedgerRole:
+    return LedgerRole(
+        "ledger",
+        settings.database,
+        settings.aggregator_id,
+        settings.answer_budget_ms,
+        keep_undecided=not settings.stands_in,
+    )
+
+
+def _stand_in_role(settings: Settings) -> LedgerRole | None:
+    if not settings.stands_in:
+        return None
+    return LedgerRole(
+        "stand-in",
+        StandInCopy(settings.stand_in_file).url,
+        settings.aggregator_id,
+        settings.answer_budget_ms,
+        copy_max_age_s=settings.stand_in_max_age_s,
+    )
 
 
 def door_address(settings: Settings) -> Address:

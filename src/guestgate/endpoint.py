@@ -12,6 +12,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -94,6 +95,8 @@ class Endpoint:
         self._unknown_member_status = unknown_member_status
         self._deadlines = Alarms(self._loop, self._budget_s, Exchange.expire)
         self._slow = Alarms(self._loop, WATCH_AFTER_S, Exchange.watch)
+        share_s = authorizer.share_s
+        self._shares = None if share_s is None else Alarms(self._loop, share_s, Exchange.share_over)
         # Calls that were no check-ins, by status; check-ins are on record.
         self.counts: Counter[int] = Counter()
         self._metrics = metrics
@@ -106,6 +109,8 @@ class Endpoint:
         started = self._loop.time()
         exchange = Exchange(protocol, started + self._budget_s)
         self._deadlines.add(exchange)
+        if self._shares is not None:
+            self._shares.add(exchange)
         try:
             response = await self._respond(scope, exchange, started)
             if response is not None:
@@ -159,6 +164,8 @@ class Endpoint:
     async def _answer(self, checkin: CheckIn, exchange: Exchange, started: float) -> None:
         call = self._authorizer.call(checkin, started, exchange.deadline)
         exchange.at_deadline = call.expire
+        if self._shares is not None:
+            exchange.at_share = partial(self._authorizer.share_over, call)
         self._slow.add(exchange)
         ruling = await self._authorizer.authorize(call)
         status = STATUS[ruling.outcome]
@@ -176,6 +183,7 @@ class Exchange:
         self._protocol = protocol
         self.deadline = deadline
         self.at_deadline: Callable[[], object] = self._stop_reading
+        self.at_share: Callable[[], object] | None = None
         self._reader = asyncio.current_task()
         self._timed_out = False
         self.answered = False
@@ -184,6 +192,11 @@ class Exchange:
     def expire(self) -> None:
         """The deadline has come."""
         self.at_deadline()
+
+    def share_over(self) -> None:
+        """The shared ledger has had its share of the time."""
+        if self.at_share is not None:
+            self.at_share()
 
     def _stop_reading(self) -> None:
         """A read that goes on for ever would keep its connection for ever."""

@@ -109,6 +109,11 @@ class FactBook:
         member_id = self._member_id(checkin)
         return None if member_id is None else self._members.get(member_id)
 
+    @property
+    def members(self) -> Collection[str]:
+        """The ids of the members that are here."""
+        return self._members.keys()
+
     def is_busy(self, checkin: CheckIn) -> bool:
         """Whether somebody else has locked the member, so that this cannot be decided now."""
         return self._member_id(checkin) in self._busy

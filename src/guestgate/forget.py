@@ -79,10 +79,15 @@ def forget(database: Database, who: str, member_id: str, check: Callable[[Connec
     return person.pseudonym
 
 
+def new_pseudonym() -> str:
+    """A name that nobody has, and that says nothing about anybody."""
+    return f"forgotten-{secrets.token_hex(8)}"
+
+
 def _begin(connection: Connection, member_id: str) -> Person:
     """Give the member a pseudonym, once; from here on the member is let in no more."""
     row = members.require(connection, member_id)
-    pseudonym = row.pseudonym or f"forgotten-{secrets.token_hex(8)}"
+    pseudonym = row.pseudonym or new_pseudonym()
     connection.execute(
         update(schema.members)
         .where(_m.id == member_id)

@@ -6,7 +6,8 @@ whose deadline has passed is not decided any more. Every check-in leaves one row
 its answer has left or failed to, one in `answers`.
 
 On PostgreSQL several ledgers write at once, each under the locks of the members it decides on. A check-in
-whose member another one has locked waits here for the next transaction.
+whose member another one has locked waits here for the next transaction. Beside such a ledger stands one that
+decides on the node's own copy (`guestgate.stand_in`), and records what neither of them could decide.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from guestgate import clock, corrections, directory, schema, sequence
 from guestgate.bulk import BulkInsert, BulkSelect
 from guestgate.database import RETRY_S, BusyError, CommitLostError, Database, DiskFailedError, Fault
 from guestgate.decide import decide
+from guestgate.errors import OperationError
 from guestgate.facts import FactBook
 from guestgate.key_use import KeyUse
 from guestgate.model import CheckIn, Decision, Member, Source, Studio, VisitState, undecided
+from guestgate.stand_in.rules import Allowance, StandInRules
 
 log = structlog.get_logger()
 
@@ -74,14 +77,25 @@ class Doubt(NamedTuple):
 class Ledger:
     """One writer's access to the record. Not to be shared between threads."""
 
-    def __init__(self, database: Database, own_id: str | None, budget_ms: int = DEFAULT_BUDGET_MS) -> None:
-        """Read studios, keys and plans. `own_id` is our company id where the platform sends that instead.
+    def __init__(
+        self,
+        database: Database,
+        own_id: str | None,
+        budget_ms: int = DEFAULT_BUDGET_MS,
+        *,
+        stand_in: StandInRules | None = None,
+        keep_undecided: bool = True,
+    ) -> None:
+        """`own_id` is our company id where the platform sends that instead.
 
-        `budget_ms` is what a check-in has until its answer; no statement may take up much of it.
+        `budget_ms` is what a check-in has until its answer; no statement may take up much of it. With `stand_in`
+        this ledger decides on a copy. Without `keep_undecided` somebody else records what this one cannot decide.
         """
         self._database = database
         self._own_id = own_id
         self._budget_ms = budget_ms
+        self._stand_in = stand_in
+        self._keep_undecided = keep_undecided
         # Check-ins whose members another ledger had locked.
         self._waiting: list[Ticket] = []
         self._doubt: Doubt | None = None
@@ -95,8 +109,7 @@ class Ledger:
         self._key_use = KeyUse()
         # How long the last commit took.
         self.commit_s = 0.0
-        with database.read() as connection:
-            self._directory = directory.load(connection)
+        self._directory = directory.Directory(version=-1)
 
     def process(self, batch: list[Ticket], answers: list[Answer]) -> list[Decision]:
         """Decide check-ins and record them, and how earlier answers left; returns when that is on disk.
@@ -130,6 +143,28 @@ class Ledger:
         while self.has_news and clock.monotonic() < give_up_at:
             self._process([])
             clock.sleep(RETRY_S)
+
+    def check(self) -> float | None:
+        """Whether a check-in could be decided and recorded now; on a copy that includes that it can stand in.
+
+        Returns how long the oldest decision has waited to be carried over, in seconds (0: there is none); None
+        where none could be decided. It takes as many steps as a check-in nearly does. Raises DiskFailedError.
+        """
+        try:
+            with self._transaction() as connection:
+                self._refresh(connection)
+                for studio_id in list(self._directory.studios)[:1]:
+                    checkin = CheckIn("check", clock.now(), studio_id, "guestgate:check", 0)
+                    decide(checkin, self._book(connection, [checkin]).facts(checkin))
+                return 0.0 if self._stand_in is None else self._stand_in.check(connection)
+        except DiskFailedError:
+            self.close()
+            raise
+        except Exception as error:
+            if self._database.fault(error) is not Fault.BUSY:
+                self.close()
+                self._complain("a check found that nothing could be decided", error)
+            return None
 
     def close(self) -> None:
         """Close the connection."""
@@ -166,7 +201,7 @@ class Ledger:
                 if fault is Fault.UNAVAILABLE:
                     if connected_before:  # perhaps only this connection is gone
                         continue
-                    self._complain(error)
+                    self._complain("the database cannot be written; check-ins are undecided", error)
                     return done + [self._not_decided(ticket) for ticket in batch]
                 return done + self._isolate(batch, error)
 
@@ -196,9 +231,10 @@ class Ledger:
         return []
 
     def _not_decided(self, ticket: Ticket) -> Decision:
-        """The answer is or will be 503; the record learns of it with the next transaction."""
+        """Not here: the record learns of it with the next transaction, unless another ledger tells it."""
         decision = undecided(ticket.checkin)
-        self._undecided.append(Entry(ticket.checkin, decision))
+        if self._keep_undecided:
+            self._undecided.append(Entry(ticket.checkin, decision))
         return decision
 
     @property
@@ -206,12 +242,12 @@ class Ledger:
         """Whether there is something left to record of earlier check-ins."""
         return bool(self._answers or self._undecided or self._reversals)
 
-    def _complain(self, error: Exception) -> None:
+    def _complain(self, what: str, error: Exception) -> None:
         """Log, but not for every batch: it may be the same disk that is full."""
         now = clock.monotonic()
         if now >= self._silent_until:
             self._silent_until = now + COMPLAIN_EVERY_S
-            log.error("the database cannot be written; check-ins are undecided", error=str(error))
+            log.error(what, database=self._database.name, error=str(error))
 
     def _limit_news(self) -> None:
         for news in (self._answers, self._undecided):
@@ -230,27 +266,45 @@ class Ledger:
             for answer in self._answers
         ]
         with self._transaction(entries) as connection:
-            if directory.current_version(connection) != self._directory.version:
-                self._directory = directory.load(connection)
+            self._refresh(connection)
             # First what became of earlier answers: a visit that is taken back now counts no more.
-            _write(connection, self._undecided, _insert_undecided)
+            self._write(connection, self._undecided, _insert_undecided)
             _insert_answers(connection, answers)
             reversals = self._reversals + [answer.decision_id for answer in answers if answer.undelivered]
             not_yet = corrections.reverse_undelivered(connection, reversals[:MAX_REVERSALS])
             if batch:
-                book = FactBook(
-                    connection, self._directory, [ticket.checkin for ticket in batch], self._own_id, lock=True
-                )
+                book = self._book(connection, [ticket.checkin for ticket in batch])
                 busy += [ticket for ticket in batch if book.is_busy(ticket.checkin)]
-                entries += _decided(book, [ticket.checkin for ticket in batch if not book.is_busy(ticket.checkin)])
-                _write(connection, entries)
-                self._key_use.note(connection, [entry.checkin for entry in entries])
+                checkins = [ticket.checkin for ticket in batch if not book.is_busy(ticket.checkin)]
+                if self._stand_in is None:
+                    entries += _decided(book, checkins)
+                    self._key_use.note(connection, checkins)
+                else:
+                    entries += self._stood_in(connection, book, checkins)
+                self._write(connection, entries)
         self._waiting += busy
         self._reversals = not_yet + reversals[MAX_REVERSALS:]
         self._overtaken -= {answer.decision_id for answer in answers}
         self._answers.clear()
         self._undecided.clear()
         return [entry.decision for entry in entries]
+
+    def _refresh(self, connection: Connection) -> None:
+        """Studios, keys and plans as they are now."""
+        if directory.current_version(connection) != self._directory.version:
+            self._directory = directory.load(connection)
+
+    def _book(self, connection: Connection, checkins: list[CheckIn]) -> FactBook:
+        return FactBook(connection, self._directory, checkins, self._own_id, lock=True)
+
+    def _stood_in(self, connection: Connection, book: FactBook, checkins: list[CheckIn]) -> list[Entry]:
+        """Decided on the copy, where that may be."""
+        assert self._stand_in is not None
+        problem = self._stand_in.problem(connection)
+        if problem is None:
+            return _decided(book, checkins, self._stand_in.allowance(connection, book.members))
+        self._complain("the stand-in cannot decide", OperationError(problem))
+        return [Entry(checkin, undecided(checkin)) for checkin in checkins]
 
     @contextmanager
     def _transaction(self, entries: Sequence[Entry] = ()) -> Iterator[Connection]:
@@ -275,12 +329,31 @@ class Ledger:
             raise
         self.commit_s = clock.monotonic() - started
 
+    def _write(
+        self, connection: Connection, entries: list[Entry], insert_decisions: BulkInsert | None = None
+    ) -> None:
+        """Each decision, followed by the visit it made."""
+        if not entries:
+            return
+        stand_in = self._stand_in is not None
+        visits_made = sum(entry.decision.makes_visit for entry in entries)
+        numbers = iter(sequence.take(connection, len(entries) + visits_made))
+        decision_rows, visit_rows = [], []
+        for entry in entries:
+            decision_rows.append(_decision_row(next(numbers), entry, stand_in))
+            if entry.decision.makes_visit:
+                visit_rows.append(_visit_row(next(numbers), entry, stand_in))
+        (insert_decisions or _insert_decisions)(connection, decision_rows)
+        _insert_visits(connection, visit_rows)
 
-def _decided(book: FactBook, checkins: list[CheckIn]) -> list[Entry]:
+
+def _decided(book: FactBook, checkins: list[CheckIn], allowance: Allowance | None = None) -> list[Entry]:
     entries = []
     for checkin in checkins:
         facts = book.facts(checkin)
         decision = decide(checkin, facts)
+        if allowance is not None and not allowance.permits(decision, facts):
+            decision = undecided(checkin)
         if decision.makes_visit and facts.member is not None:
             book.add(decision, checkin, facts.member, facts.studio)
         entries.append(Entry(checkin, decision, facts.member, facts.studio))
@@ -295,22 +368,7 @@ _insert_visits = BulkInsert(schema.visits)
 _recorded = BulkSelect(schema.decisions.c.id, among=schema.decisions.c.id)
 
 
-def _write(connection: Connection, entries: list[Entry], insert_decisions: BulkInsert = _insert_decisions) -> None:
-    """Each decision, followed by the visit it made."""
-    if not entries:
-        return
-    visits_made = sum(entry.decision.makes_visit for entry in entries)
-    numbers = iter(sequence.take(connection, len(entries) + visits_made))
-    decision_rows, visit_rows = [], []
-    for entry in entries:
-        decision_rows.append(_decision_row(next(numbers), entry))
-        if entry.decision.makes_visit:
-            visit_rows.append(_visit_row(next(numbers), entry))
-    insert_decisions(connection, decision_rows)
-    _insert_visits(connection, visit_rows)
-
-
-def _decision_row(seq: int, entry: Entry) -> tuple[object, ...]:
+def _decision_row(seq: int, entry: Entry, stand_in: bool) -> tuple[object, ...]:
     """The columns of `schema.decisions`."""
     checkin, decision, member, _ = entry
     next_allowed_at, limit = decision.next_allowed_at, decision.limit
@@ -329,12 +387,12 @@ def _decision_row(seq: int, entry: Entry) -> tuple[object, ...]:
         decision.visit_id,
         member.plan.id if member else None,
         member.plan.version if member else None,
-        False,
+        stand_in,
         checkin.key_fingerprint,
     )
 
 
-def _visit_row(seq: int, entry: Entry) -> tuple[object, ...]:
+def _visit_row(seq: int, entry: Entry, stand_in: bool) -> tuple[object, ...]:
     """The columns of `schema.visits`."""
     checkin, decision, member, studio = entry
     assert member is not None and studio is not None
@@ -349,7 +407,7 @@ def _visit_row(seq: int, entry: Entry) -> tuple[object, ...]:
         studio.test,
         VisitState.AUTHORIZED.value,
         None,
-        Source.CHECKIN.value,
+        (Source.STAND_IN if stand_in else Source.CHECKIN).value,
         member.plan.id,
         member.plan.version,
     )

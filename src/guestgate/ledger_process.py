@@ -3,6 +3,8 @@
 One batch at a time: the door sends it, the ledger answers when it is on disk, and whatever has come meanwhile
 makes the next one. The ledger also says whether it is behind with what it has to write. If either process
 ends, so does the other; nothing is ever answered that was not committed.
+
+On PostgreSQL a door has two of them: one for the shared record, and one that stands in on the node's copy.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import asyncio
 import gc
 from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
+from typing import NamedTuple
 
 import structlog
 
@@ -23,6 +26,7 @@ from guestgate.ledger import Answer, Ledger, Ticket
 from guestgate.log import configure as configure_log
 from guestgate.model import CheckIn, Decision, Outcome, Reason, Ruling
 from guestgate.sqlite import SqliteDatabase
+from guestgate.stand_in.rules import StandInRules
 
 log = structlog.get_logger()
 
@@ -35,25 +39,37 @@ OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 REASONS = {reason.value: reason for reason in Reason}
 
 
+class LedgerRole(NamedTuple):
+    """Which ledger: what its process is called, and what it works with (see `Ledger`).
+
+    ``copy_max_age_s`` is None for a ledger of the record itself; else its database is a copy, which may be so old.
+    """
+
+    name: str
+    url: str
+    own_id: str | None
+    budget_ms: int
+    copy_max_age_s: int | None = None
+    keep_undecided: bool = True
+
+
 class LedgerProcess:
     """The door's end. Lives in the event loop."""
 
     def __init__(
         self,
-        url: str,
-        own_id: str | None,
-        budget_ms: int,
+        role: LedgerRole,
         deliver: Callable[[list[Ruling], float], None],
+        checked: Callable[[float | None, float], None],
         failed: Callable[[], None],
     ) -> None:
         """`deliver` gets a batch's rulings once they are on disk, with the seconds that the commit took.
 
-        `failed` is called if the process ends.
+        `checked` gets what a check found (see `Ledger.check`), and the seconds that it took. `failed` is called if
+        the process ends.
         """
-        self._deliver = deliver
-        self._child = ChildProcess(
-            _main, (url, own_id, budget_ms), name="ledger", received=self._receive, lost=failed
-        )
+        self._deliver, self._checked = deliver, checked
+        self._child = ChildProcess(_main, role, name=role.name, received=self._receive, lost=failed)
         self.busy = True  # until it says that it is ready
         self._loop = asyncio.get_running_loop()
         self._sent_at = self._loop.time()
@@ -83,6 +99,11 @@ class LedgerProcess:
             raise OperationError("the ledger did not start, see the lines above")
         self._receive(first)
 
+    def check(self) -> None:
+        """Have it find out whether a check-in could be decided. Only while not `busy`."""
+        self.busy, self._sent_at = True, self._loop.time()
+        self._child.send(None)
+
     def send(self, batch: list[Ticket], answers: list[Answer]) -> None:
         """Have a batch decided and recorded. Only while not `busy`."""
         self.busy, self._sent_at = True, self._loop.time()
@@ -92,15 +113,17 @@ class LedgerProcess:
         ]
         self._child.send((tickets, [tuple(answer) for answer in answers]))
 
-    def _receive(self, message: tuple[list[tuple[str, str, str]], float, bool, bool]) -> None:
-        """Rulings, of the batch or of earlier ones, and whether the ledger takes the next batch."""
-        decisions, commit_s, behind, takes_more = message
+    def _receive(self, message: _Message) -> None:
+        """Rulings, of the batch or of earlier ones, or what a check found; and whether it takes the next batch."""
+        decisions, commit_s, behind, takes_more, check = message
         if not behind:
             self._behind_since = None
         elif self._behind_since is None:
             self._behind_since = self._loop.time()
         if takes_more:
             self.busy = False
+        if check is not None:
+            self._checked(check[0], self._loop.time() - self._sent_at)
         if takes_more or decisions:
             self._deliver(
                 [Ruling(checkin_id, OUTCOMES[outcome], REASONS[reason]) for checkin_id, outcome, reason in decisions],
@@ -112,13 +135,27 @@ class LedgerProcess:
         await self._child.stop(patience_s)
 
 
-def _main(pipe: Pipe, url: str, own_id: str | None, budget_ms: int) -> None:
+# Rulings, how long the commit took, whether there is more to write, whether the next batch may come, and of a
+# check what it found.
+_Message = tuple[list[tuple[str, str, str]], float, bool, bool, tuple[float | None] | None]
+
+
+def _main(
+    pipe: Pipe,
+    name: str,
+    url: str,
+    own_id: str | None,
+    budget_ms: int,
+    copy_max_age_s: int | None,
+    keep_undecided: bool,
+) -> None:
     """The ledger's end: ends when the door closes the pipe, or with the door."""
     configure_log()
-    settle_in("ledger")
+    settle_in(name)
     database = Database.at(url, door=True)
+    stand_in = None if copy_max_age_s is None else StandInRules(copy_max_age_s)
     with database.in_use():  # also when the door is gone and what is left is being written
-        _decide(pipe, database, Ledger(database, own_id, budget_ms))
+        _decide(pipe, database, Ledger(database, own_id, budget_ms, stand_in=stand_in, keep_undecided=keep_undecided))
 
 
 def _decide(pipe: Pipe, database: Database, ledger: Ledger) -> None:
@@ -129,18 +166,24 @@ def _decide(pipe: Pipe, database: Database, ledger: Ledger) -> None:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
 
-    def tell(decisions: list[Decision], takes_more: bool) -> None:
+    def tell(decisions: list[Decision], takes_more: bool, check: tuple[float | None] | None = None) -> None:
         rulings = [(decision.id, decision.outcome.value, decision.reason.value) for decision in decisions]
-        pipe.send((rulings, ledger.commit_s, ledger.has_news, takes_more))
+        message: _Message = (rulings, ledger.commit_s, ledger.has_news, takes_more, check)
+        pipe.send(message)
 
     try:
+        ledger.check()  # the first check-in finds everything read and prepared
         tell([], True)
         while True:
             while (ledger.waiting or ledger.has_news) and not pipe.poll(
                 WAITING_RETRY_S if ledger.waiting else NEWS_RETRY_S
             ):
                 tell(ledger.process([], []), False)
-            batch, answers = pipe.recv()
+            message = pipe.recv()
+            if message is None:
+                tell([], True, (ledger.check(),))
+                continue
+            batch, answers = message
             if checkpoints is not None:
                 checkpoints.let_through()
             decisions = ledger.process(

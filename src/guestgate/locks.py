@@ -29,7 +29,12 @@ def busy(connection: Connection, not_locked: Collection[str]) -> set[str]:
     """Those that exist, of members that could not be locked."""
     if connection.dialect.name == "sqlite":
         return set()
-    return {member_id for (member_id,) in _present(connection, not_locked)}
+    return existing(connection, not_locked)
+
+
+def existing(connection: Connection, member_ids: Collection[str]) -> set[str]:
+    """Those of some members that there are."""
+    return {member_id for (member_id,) in _present(connection, member_ids)}
 
 
 def lock(connection: Connection, member_id: str) -> None:

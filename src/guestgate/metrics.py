@@ -42,6 +42,11 @@ class DoorMetrics:
         self.queue_depth = Gauge(
             "guestgate_queue_depth", "Check-ins that wait for the ledger.", registry=self._registry
         )
+        self.stood_in = self._counter(
+            "guestgate_stand_in_decisions", "Check-ins answered without the shared database.", "outcome"
+        )
+        for outcome in Outcome:
+            self.stood_in.labels(outcome)
         for reason in Reason:
             allows = reason in (Reason.OK, Reason.REENTRY)
             outcome = Outcome.ALLOWED if allows else Outcome.DENIED

@@ -19,6 +19,7 @@ from guestgate.door import Door, check_settings, door_address
 from guestgate.errors import OperationError
 from guestgate.listener import first
 from guestgate.settings import Settings
+from guestgate.stand_in.process import FollowerProcess
 from guestgate.workers import Workers
 
 log = structlog.get_logger()
@@ -65,8 +66,11 @@ class _Server:
         else:
             door = Door(self._settings, self._database, self._fail)
         admin_listener = AdminProcess(self._settings, door.state)
+        follower = FollowerProcess(self._settings) if self._settings.stands_in else None
         caring: list[asyncio.Task[None]] = []
         try:
+            if follower is not None:
+                await follower.start()
             await asyncio.gather(door.start(), admin_listener.start())
             caring.append(asyncio.create_task(_keep_warning(door)))
             caring.append(asyncio.create_task(_keep_partitions(self._database)))
@@ -86,6 +90,8 @@ class _Server:
                 task.cancel()
             await admin_listener.stop()
             await door.stop()
+            if follower is not None:
+                await follower.stop()
         log.info("stopped")
         return self._healthy
 

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
         "snapshot", description="without the shared database (PostgreSQL only)"
     )
     stand_in_max_age_s: int = Field(3600, ge=1, description="an older copy does not stand in (PostgreSQL only)")
+    stand_in_file: Path = Field(
+        Path("guestgate-standin.db"), description="this machine's copy to stand in with (PostgreSQL only)"
+    )
     payable_requires: Literal["authorized", "confirmed"] = Field(
         "authorized", description="what a visit needs to be paid for"
     )
@@ -50,6 +53,11 @@ class Settings(BaseSettings):
     behind_proxy: bool = Field(False, description="plain HTTP for a proxy on this machine")
     log_level: Literal["debug", "info", "warning"] = Field("info", description="debug tells every answer")
     workers: int = Field(1, ge=1, description="door processes (PostgreSQL only)")
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether this machine answers on a copy of its own where the shared database does not."""
+        return self.stand_in == "snapshot" and is_postgres(self.database)
 
     @field_validator("unknown_member_status", mode="before")
     @classmethod
@@ -122,7 +130,7 @@ def _anchored(settings: Settings, folder: Path, options: dict[str, Any]) -> Sett
     changes: dict[str, Any] = {}
     if not is_postgres(settings.database):
         changes["database"] = sqlite.anchored(settings.database, Path.cwd() if "database" in options else folder)
-    for name in ("tls_cert", "tls_key"):
+    for name in ("tls_cert", "tls_key", "stand_in_file"):
         value: Path | None = getattr(settings, name)
         if value is not None:
             changes[name] = (Path.cwd() if name in options else folder) / value

@@ -55,10 +55,12 @@ class Workers:
         return True
 
     async def state(self, with_figures: bool) -> DoorState:
-        """The slowest one's delay, and the sum of all figures, of workers that have ended, too."""
+        """The worst of each one's delays, and the sum of all figures, of workers that have ended, too."""
         states = await asyncio.gather(*(worker.state(with_figures) for worker in self._workers))
         return DoorState(
-            max(state.stalled_s for state in states), merged([self._past, *(state.metrics for state in states)])
+            max(state.stalled_s for state in states),
+            merged([self._past, *(state.metrics for state in states)]),
+            max(state.standing_in_s for state in states),
         )
 
     async def ended(self) -> None:

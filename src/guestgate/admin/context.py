@@ -11,7 +11,9 @@ from fastapi import Depends, Request
 from sqlalchemy import Connection
 
 from guestgate.database import Database
+from guestgate.errors import GuestgateError
 from guestgate.settings import Settings
+from guestgate.stand_in.copy import CopyState, StandInCopy
 
 if TYPE_CHECKING:
     from guestgate.door import DoorState
@@ -27,6 +29,15 @@ class Context:
     database: Database
     settings: Settings
     ask_door: Callable[[bool], DoorState | None]
+
+    def copy_state(self) -> CopyState | None:
+        """How this machine's copy is; None where it has none, or where it cannot be read."""
+        if not self.settings.stands_in:
+            return None
+        try:
+            return StandInCopy(self.settings.stand_in_file).read_state(self.settings.stand_in_max_age_s)
+        except GuestgateError:
+            return None
 
 
 @dataclass(frozen=True)

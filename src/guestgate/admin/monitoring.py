@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CollectorRegistry, Metric, generate_latest
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from sqlalchemy import Connection, select
@@ -19,8 +19,11 @@ from sqlalchemy import Connection, select
 from guestgate import __version__, clock, expiry, schema, sequence, studios
 from guestgate.admin.access import router
 from guestgate.admin.context import Context
+from guestgate.door import DoorState
 from guestgate.errors import GuestgateError
 from guestgate.sqlite import SqliteDatabase
+from guestgate.stand_in.copy import CopyState
+from guestgate.stand_in.notice import notice
 from guestgate.tokens import Role
 
 reading, anybody = router(Role.VIEWER), APIRouter()
@@ -44,14 +47,16 @@ def metrics(request: Request) -> Response:
     summary="Can check-ins be answered?",
 )
 def readyz(request: Request) -> JSONResponse:
-    """200, or 503 with the part that is not ready."""
-    parts = _parts(request.app.state.context)
-    ready = all(state == "ok" for state in parts.values())
+    """200, or 503 with the part that is not ready. While the machine stands in, it is ready."""
+    parts, ready = _parts(request.app.state.context)
     return JSONResponse({"status": "ready" if ready else "not ready", "parts": parts}, 200 if ready else 503)
 
 
-def _parts(context: Context) -> dict[str, str]:
-    """Each part with ``ok``, or what is wrong with it. Nothing secret, for it takes no token."""
+def _parts(context: Context) -> tuple[dict[str, str], bool]:
+    """Each part with ``ok``, or what is wrong with it, and whether check-ins can be answered.
+
+    Nothing secret, for it takes no token.
+    """
     door = context.ask_door(False)
     parts = {
         "door": "ok" if door is not None else "does not answer",
@@ -67,7 +72,15 @@ def _parts(context: Context) -> dict[str, str]:
     if certificate is not None:
         until = _valid_until(certificate)
         parts["certificate"] = "cannot be read" if until is None else "ok" if until > clock.now() else "has expired"
-    return parts
+    wrong = {name for name, state in parts.items() if state != "ok"}
+    if context.settings.stands_in:
+        copy = context.copy_state()
+        parts["stand_in"] = "its copy cannot be read"
+        if copy is not None:
+            parts["stand_in"] = notice(copy, 0.0 if door is None else door.standing_in_s) or "ok"
+        if copy is not None and copy.problem is None:
+            wrong -= {"ledger", "database"}
+    return parts, not wrong
 
 
 def _valid_until(certificate: Path) -> datetime | None:
@@ -100,6 +113,8 @@ class _Figures(Collector):
                 "guestgate_certificate_expires_timestamp_seconds", "When the certificate ends.", until.timestamp()
             )
         yield from self._files()
+        if self._context.settings.stands_in:
+            yield from _stand_in(self._context.copy_state(), door)
         try:
             with self._context.database.read() as connection:
                 figures = list(_recorded(connection))
@@ -120,6 +135,23 @@ class _Figures(Collector):
                 yield _gauge(name, what, path.stat().st_size)
         free = shutil.disk_usage(database.path.parent).free
         yield _gauge("guestgate_disk_free_bytes", "What is left on the database's disk.", free)
+
+
+def _stand_in(copy: CopyState | None, door: DoorState | None) -> Iterator[Metric]:
+    standing_in = door is not None and door.standing_in_s > 0
+    yield _gauge("guestgate_stand_in_open", "Whether check-ins go past the shared database.", float(standing_in))
+    ready = copy is not None and copy.problem is None
+    yield _gauge("guestgate_stand_in_ready", "Whether this machine's copy could stand in.", float(ready))
+    if copy is None:
+        return
+    if copy.age_s is not None:
+        yield _gauge("guestgate_stand_in_copy_age_seconds", "How old the copy is.", copy.age_s)
+    yield _gauge("guestgate_stand_in_waiting", "Decisions that wait to be carried over.", copy.waiting)
+    for name, what, value in (
+        ("guestgate_stand_in_carried_over", "Decisions carried over to the shared database.", copy.carried_over),
+        ("guestgate_stand_in_over_limit", "Visits among them that went beyond a limit.", copy.over_limit),
+    ):
+        yield CounterMetricFamily(name, what, value)
 
 
 def _recorded(connection: Connection) -> Iterator[Metric]:

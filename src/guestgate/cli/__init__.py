@@ -39,6 +39,7 @@ FILES = {
     "backup": "care",
     "restore": "care",
     "db": "db",
+    "standin": "standin",
 }
 
 # Typer brings its own click; this is its UsageError, whichever that is.

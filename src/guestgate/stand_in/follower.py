@@ -1,0 +1,248 @@
+"""Keeping a copy level with the shared record.
+
+A round reads what has been recorded since the last one, by the record's own numbers, and then how the members and
+visits that this is about are now. So a round that is repeated, or reads something that a later one reads again,
+does no harm. What such numbers do not tell is found by comparing everything, in the order of the keys: for a new
+copy, after a failover or a restore, when plans reach further back than before, and once a day.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import structlog
+from sqlalchemy import Column, ColumnElement, Connection, Table, delete, or_, select
+
+from guestgate import clock, directory, schema, sequence
+from guestgate.bulk import BulkSelect
+from guestgate.database import Database
+from guestgate.model import Plan, VisitState
+from guestgate.stand_in import copy
+from guestgate.stand_in.copy import CUSTOMER_COLUMNS, DIRECTORY, MEMBER_COLUMNS, VISIT_COLUMNS, StandInCopy
+
+log = structlog.get_logger()
+
+# Rows of one transaction here; the ledger beside it waits for so many.
+PAGE = 1000
+SYNC_EVERY_MS = 24 * 3600 * 1000
+ERASE_PATIENCE_S = 2.0
+FORGOTTEN = "member.forgotten"
+ABOUT_MEMBERS = ("member.", "customer.")
+
+_d, _m, _k, _v = schema.decisions.c, schema.members.c, schema.customers.c, schema.visits.c
+_w, _a = schema.visit_changes.c, schema.changes.c
+_member_columns = [_m[name] for name in MEMBER_COLUMNS]
+_visit_columns = [_v[name] for name in VISIT_COLUMNS]
+_members = BulkSelect(*_member_columns, among=_m.id)
+_links = BulkSelect(_k.customer_id, _k.member_id, among=_k.member_id)
+_visits = BulkSelect(*_visit_columns, among=_v.id, where=[_v.state != VisitState.REVERSED.value])
+_visits_of = BulkSelect(*_visit_columns, among=_v.member_id, where=[_v.state != VisitState.REVERSED.value])
+_plans_here = BulkSelect(_m.id, _m.plan_id, among=_m.id)
+
+
+class Reach(NamedTuple):
+    """How far back visits matter: so many days, and for members of some plans all of them."""
+
+    days: int
+    total_plans: frozenset[str]
+
+    @staticmethod
+    def of(plans: Collection[Plan]) -> Reach:
+        """As far as these plans' limits."""
+        days = [plan.reach_days for plan in plans]
+        total = frozenset(plan.id for plan in plans if plan.reach_days is None)
+        return Reach(max((each for each in days if each is not None), default=0), total)
+
+
+class Follower:
+    """Copies, and is the only one who does."""
+
+    def __init__(self, shared: Database, own: StandInCopy) -> None:
+        """Nothing is read before the first `round`."""
+        self._shared, self._copy = shared, own
+        self._directory_version = -1
+        self._reach = Reach(0, frozenset())
+
+    def round(self) -> bool:
+        """Bring the copy up to date; False where there is more to read at once.
+
+        Raises OperationError where one of the two databases cannot be used.
+        """
+        with self._copy.database.read() as connection:
+            here = copy.progress(connection)
+        with self._shared.read() as connection:
+            now_ms = clock.now_ms()
+            timeline, last = sequence.position(connection)
+            if not self._is_behind(connection, here, timeline, now_ms):
+                return self._follow(connection, here, last, now_ms)
+        self._sync(timeline, last)
+        return False
+
+    def _is_behind(self, shared: Connection, here: Any, timeline: str, now_ms: int) -> bool:
+        """Whether only comparing everything brings the copy up to date."""
+        if here.timeline != timeline or now_ms - here.synced_at_ms >= SYNC_EVERY_MS:
+            return True
+        self._read_directory(shared)
+        since = clock.from_ms(now_ms).date() - timedelta(days=self._reach.days)
+        return bool(since.isoformat() < here.since or self._reach.total_plans - set(json.loads(here.total_plans)))
+
+    def _read_directory(self, shared: Connection) -> None:
+        """Copy studios, keys and plans where they have changed."""
+        version = directory.current_version(shared)
+        if version == self._directory_version:
+            return
+        tables = {table.name: [tuple(row) for row in shared.execute(select(table))] for table in DIRECTORY}
+        with self._copy.database.write() as connection:
+            copy.put_directory(connection, version, tables)
+            self._reach = Reach.of(directory.load_plans(connection).values())
+        self._directory_version = version
+
+    # What has been recorded since
+
+    def _follow(self, shared: Connection, here: Any, last: int, now_ms: int) -> bool:
+        news = [_since(shared, columns, here.seq, last) for columns in (_NEW_VISITS, _CORRECTIONS, _CHANGES)]
+        upto = min([last, *(page[-1].seq for page in news if len(page) == PAGE)])
+        made, corrected, changed = ([row for row in page if row.seq <= upto] for page in news)
+        members = {row.subject for row in changed if row.action.startswith(ABOUT_MEMBERS)}
+        visits = {row.id for row in made} | {row.visit_id for row in corrected}
+        people = self._read_people(shared, members)
+        current = current_visits(shared, visits)
+        with self._copy.database.write() as connection:
+            people.write(connection)
+            take_visits(connection, visits, current)
+            copy.note(connection, seq=upto, **({"copied_at_ms": now_ms} if upto == last else {}))
+        if any(row.action == FORGOTTEN for row in changed):
+            self._forget()
+        return upto == last
+
+    def _read_people(self, shared: Connection, asked: set[str]) -> _People:
+        """Some members as they are now, with all visits of those who are new here or have another plan."""
+        with self._copy.database.read() as connection:
+            plans = dict(_plans_here(connection, asked))
+        rows = list(_members(shared, asked))
+        moved = {row[0] for row in rows if plans.get(row[0]) != row[1]}
+        return _People(asked, rows, list(_links(shared, asked)), list(_visits_of(shared, moved)))
+
+    def _forget(self) -> None:
+        """Who was forgotten is not said by name: whoever is no longer there goes, and leaves no trace here."""
+        self._sync_table(schema.members, MEMBER_COLUMNS, _m.id)
+        with self._copy.database.write() as connection:
+            for table, column in ((schema.customers, _k.member_id), (schema.visits, _v.member_id)):
+                strays = column.not_in(select(_m.id))
+                if table is schema.visits:
+                    strays &= _v.id.not_in(select(_d.id))  # what was decided here is carried over first
+                connection.execute(delete(table).where(strays))
+        self._copy.database.erase_traces(ERASE_PATIENCE_S)
+
+    # Everything
+
+    def _sync(self, timeline: str, last: int) -> None:
+        """Compare all there is; what is recorded meanwhile comes with the next round."""
+        log.info("comparing the copy with the shared record", file=str(self._copy.path))
+        started, started_ms = clock.monotonic(), clock.now_ms()
+        with self._shared.read() as connection:
+            self._read_directory(connection)
+        since = (clock.from_ms(started_ms).date() - timedelta(days=self._reach.days)).isoformat()
+        total = sorted(self._reach.total_plans)
+        self._sync_table(schema.members, MEMBER_COLUMNS, _m.id)
+        self._sync_table(schema.customers, CUSTOMER_COLUMNS, _k.customer_id)
+        matters: ColumnElement[bool] = _v.local_date >= since
+        if total:
+            matters = or_(matters, _v.member_id.in_(select(_m.id).where(_m.plan_id.in_(total))))
+        self._sync_table(
+            schema.visits,
+            VISIT_COLUMNS,
+            _v.seq,
+            shared=[_v.state != VisitState.REVERSED.value, matters],
+            here=[_v.id.not_in(select(_d.id))],
+        )
+        with self._copy.database.write() as connection:
+            copy.note(
+                connection,
+                timeline=timeline,
+                seq=last,
+                copied_at_ms=started_ms,
+                synced_at_ms=started_ms,
+                since=since,
+                total_plans=json.dumps(total),
+            )
+        log.info("the copy is complete", seconds=round(clock.monotonic() - started, 1))
+
+    def _sync_table(
+        self,
+        table: Table,
+        names: Sequence[str],
+        key: Column[Any],
+        shared: Sequence[ColumnElement[bool]] = (),
+        here: Sequence[ColumnElement[bool]] = (),
+    ) -> None:
+        """Make a table's rows the shared one's, page by page in the order of a key.
+
+        `shared` says which rows there matter, `here` which rows here are copies.
+        """
+        columns = [table.c[name] for name in names]
+        after: Any = None
+        while True:
+            beyond = [] if after is None else [key > after]
+            with self._shared.read() as connection:
+                # The plans that these members have are there by then.
+                self._read_directory(connection)
+                page = connection.execute(select(*columns).where(*shared, *beyond).order_by(key).limit(PAGE)).all()
+            at_end = len(page) < PAGE
+            place = names.index(key.name)
+            upto = [] if at_end else [key <= page[-1][place]]
+            with self._copy.database.write() as connection:
+                copies = connection.execute(select(*columns).where(*here, *beyond, *upto)).all()
+                present = {row[place]: tuple(row) for row in copies}
+                wanted = {row[place]: tuple(row) for row in page}
+                copy.drop(connection, table, key.name, present.keys() - wanted.keys())
+                copy.put(
+                    connection, table, names, [row for found, row in wanted.items() if present.get(found) != row]
+                )
+            if at_end:
+                return
+            after = page[-1][place]
+
+
+_NEW_VISITS = (_v.seq, _v.id)
+_CORRECTIONS = (_w.seq, _w.visit_id)
+_CHANGES = (_a.seq, _a.action, _a.subject)
+
+
+def _since(shared: Connection, columns: tuple[Column[Any], ...], seq: int, last: int) -> Sequence[Any]:
+    """The next page of rows with a number."""
+    number = columns[0]
+    query = select(*columns).where(number > seq, number <= last).order_by(number).limit(PAGE)
+    return shared.execute(query).all()
+
+
+class _People(NamedTuple):
+    """Those of some members who exist, their links to customers, and visits that may be missing here."""
+
+    asked: set[str]
+    rows: list[Any]
+    links: list[Any]
+    visits: list[Any]
+
+    def write(self, connection: Connection) -> None:
+        gone = self.asked - {row[0] for row in self.rows}
+        copy.drop(connection, schema.customers, "member_id", self.asked)
+        copy.drop(connection, schema.visits, "member_id", gone)
+        copy.drop(connection, schema.members, "id", gone)
+        copy.put(connection, schema.members, MEMBER_COLUMNS, self.rows)
+        copy.put(connection, schema.customers, CUSTOMER_COLUMNS, self.links)
+        copy.put(connection, schema.visits, VISIT_COLUMNS, self.visits)
+
+
+def current_visits(shared: Connection, ids: Collection[str]) -> list[Any]:
+    """Those of some visits that count, as they are in the shared record now."""
+    return list(_visits(shared, ids))
+
+
+def take_visits(connection: Connection, ids: Collection[str], current: Sequence[Any]) -> None:
+    """Have these visits as they are in the shared record now; `current` are those that count."""
+    copy.drop(connection, schema.visits, "id", set(ids) - {row[VISIT_COLUMNS.index("id")] for row in current})
+    copy.put(connection, schema.visits, VISIT_COLUMNS, current)

@@ -1,0 +1,124 @@
+"""The process that follows the shared record and carries over what was decided without it: one on each node.
+
+Doors go on without it: on a copy that grows old. If it ends it is started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from contextlib import suppress
+from multiprocessing.connection import Connection as Pipe
+
+import structlog
+
+from guestgate import clock
+from guestgate.child_process import ChildProcess, settle_in
+from guestgate.database import Database
+from guestgate.errors import GuestgateError, OperationError
+from guestgate.log import configure as configure_log
+from guestgate.settings import Settings
+from guestgate.stand_in.copy import StandInCopy
+from guestgate.stand_in.follower import Follower
+from guestgate.stand_in.reconciliation import Reconciliation
+
+log = structlog.get_logger()
+
+FOLLOW_S = 0.25
+RESTART_S = 1.0
+# Of a server that has just been lost, one word; and then from time to time.
+COMPLAIN_EVERY_S = 30.0
+# At the end, what is still waiting is carried over; where that is impossible it waits for the next start.
+STOP_S = 5.0
+
+
+class FollowerProcess:
+    """The server's end. Lives in the event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Nothing is started before `start`."""
+        self._settings = settings
+        self._child: ChildProcess | None = None
+        self._starting: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Return once the file is there, for the ledgers to use. Raises OperationError where it cannot be."""
+        self._child = ChildProcess(
+            _main, (self._settings,), name="follower", received=_ignore, lost=self._start_again
+        )
+        problem = await self._child.start()
+        if problem != "":
+            await self._end()
+            raise OperationError(problem or "the follower did not start, see the lines above")
+
+    def _start_again(self) -> None:
+        log.error("the follower ended; it is started again")
+        self._starting = asyncio.create_task(self._restart())
+
+    async def _restart(self) -> None:
+        await self._end()
+        while True:
+            await asyncio.sleep(RESTART_S)
+            try:
+                await self.start()
+            except (OperationError, OSError) as error:
+                log.error("the follower could not be started and will be tried again", error=str(error))
+            else:
+                return
+
+    async def stop(self) -> None:
+        """Have it carry over what is left, and end."""
+        if self._starting is not None:
+            self._starting.cancel()
+        await self._end()
+
+    async def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            await child.stop(STOP_S)
+
+
+def _ignore(message: object) -> None:
+    """It says nothing but that it is ready."""
+
+
+def _main(pipe: Pipe, settings: Settings) -> None:
+    """The process: follows until the server closes the pipe or ends."""
+    configure_log(level=settings.log_level)
+    settle_in("follower")
+    own = StandInCopy(settings.stand_in_file)
+    try:
+        with own.owned():
+            own.prepare()
+            with suppress(BrokenPipeError):
+                pipe.send("")
+            _run(pipe, settings, own)
+    except GuestgateError as error:
+        with suppress(BrokenPipeError):
+            pipe.send(str(error))
+
+
+def _run(pipe: Pipe, settings: Settings, own: StandInCopy) -> None:
+    shared = Database.at(settings.database, door=True, pooled=True)
+    follower = Follower(shared, own)
+    reconciliation = Reconciliation(shared, own, settings.aggregator_id)
+    gc.collect()
+    gc.freeze()
+    silent_until = 0.0
+    level, ending = True, False
+    while not ending:
+        ending = pipe.poll(FOLLOW_S if level else 0)  # the server has closed it, or ended
+        try:
+            report = reconciliation.run()
+            if report.carried_over:
+                log.info(
+                    "decisions were carried over",
+                    decisions=report.carried_over,
+                    over_limit=len(report.over_limit),
+                )
+            level = ending or follower.round()
+        except Exception as error:
+            level = True
+            if clock.monotonic() >= silent_until:
+                silent_until = clock.monotonic() + COMPLAIN_EVERY_S
+                log.error("the shared record cannot be followed; the copy grows old", error=str(error))

@@ -1,0 +1,295 @@
+"""Carrying over to the shared record what was decided on a copy: once each, by the decision's id.
+
+The answer that was sent is the truth. Where the shared ledger has decided the same check-in, too, and says the
+same, its decision stands. Where it says something else and ours was sent, ours takes its place, with a new number,
+so that whoever follows the record learns of it. What never left lets nobody in: its visit is reversed, as
+everywhere. Killed at any point, it is finished by another round.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import structlog
+from sqlalchemy import Connection, delete, select
+
+from guestgate import changes, clock, corrections, directory, locks, schema, sequence
+from guestgate.bulk import BulkInsert, BulkSelect
+from guestgate.changes import Change
+from guestgate.corrections import UNDELIVERED
+from guestgate.database import SYSTEM, Database
+from guestgate.decide import decide
+from guestgate.directory import Directory, tags_text
+from guestgate.facts import FactBook
+from guestgate.forget import NO_CUSTOMER, new_pseudonym
+from guestgate.model import CheckIn, Effect, Outcome, Reason, Source, VisitState
+from guestgate.stand_in import copy
+from guestgate.stand_in.copy import StandInCopy
+from guestgate.stand_in.follower import current_visits, take_visits
+
+log = structlog.get_logger()
+
+PAGE = 200
+# How an answer left is recorded within a second; where the server was killed, nobody knows.
+ANSWER_PATIENCE_MS = 5_000
+
+_d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
+_theirs = BulkSelect(_d.id, _d.outcome, among=_d.id)
+_counting = BulkSelect(_v.id, among=_v.id, where=[_v.state != VisitState.REVERSED.value])
+_insert_decisions, _insert_visits = BulkInsert(schema.decisions), BulkInsert(schema.visits)
+_insert_answers = BulkInsert(schema.answers, ignore_existing=True)
+_insert_corrections = BulkInsert(schema.visit_changes)
+
+Row = dict[str, Any]
+
+
+class Waiting(NamedTuple):
+    """What was decided here: rows of the copy's tables. No ``answer``: nobody knows how it left, or whether."""
+
+    decision: Row
+    answer: Row | None
+    visit: Row | None
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether this decision is what the caller was told, or may have been: an allow lets somebody in."""
+        if self.answer is None:
+            return bool(self.decision["outcome"] == Outcome.ALLOWED.value)
+        return not self.answer["undelivered"]
+
+    def takes_the_place_of(self, outcome: str) -> bool:
+        """Whether this, and not the shared ledger's decision of that outcome, is what is to be recorded."""
+        return self.was_sent and self.decision["outcome"] not in (outcome, Outcome.UNDECIDED.value)
+
+
+@dataclass
+class Report:
+    """What was carried over: how many decisions, and the ids of visits that went beyond a limit."""
+
+    carried_over: int = 0
+    over_limit: list[str] = field(default_factory=list)
+
+
+class Reconciliation:
+    """From one copy to the shared record."""
+
+    def __init__(self, shared: Database, own: StandInCopy, own_id: str | None) -> None:
+        """`own_id` is our company id where the platform sends that instead of the member's."""
+        self._shared, self._copy, self._own_id = shared, own, own_id
+        self._directory = Directory(version=-1)
+
+    def run(self, who: str = SYSTEM) -> Report:
+        """Carry over all that can be now. Raises OperationError where one of the databases cannot be used."""
+        report = Report()
+        after = 0
+        while page := self._page(after):
+            after = page[-1].decision["seq"]
+            with self._shared.write(who) as connection:
+                if directory.current_version(connection) != self._directory.version:
+                    self._directory = directory.load(connection)
+                batch = _Batch(connection, self._directory, self._own_id, page)
+                batch.carry_over()
+            self._settle(batch)
+            report.carried_over += len(batch.settled)
+            report.over_limit += batch.over_limit
+        return report
+
+    def _page(self, after: int) -> list[Waiting]:
+        """The next decisions of which it is known how they left, or clear that it will not be known."""
+        with self._copy.database.read() as connection:
+            known = _a.decision_id.is_not(None) | (_d.received_at_ms < clock.now_ms() - ANSWER_PATIENCE_MS)
+            rows = connection.execute(
+                select(schema.decisions, schema.answers)
+                .join(schema.answers, _a.decision_id == _d.id, isouter=True)
+                .where(known, _d.seq > after)
+                .order_by(_d.seq)
+                .limit(PAGE)
+            ).all()
+            ids = [row.id for row in rows]
+            made = select(schema.visits).where(_v.id.in_(ids), _v.source == Source.STAND_IN.value)
+            visits = {row.id: dict(row._mapping) for row in connection.execute(made)}
+        return [
+            Waiting(
+                {column.name: row._mapping[column] for column in schema.decisions.columns},
+                {column.name: row._mapping[column] for column in schema.answers.columns} if row.decision_id else None,
+                visits.get(row.id),
+            )
+            for row in rows
+        ]
+
+    def _settle(self, batch: _Batch) -> None:
+        """Nothing of it waits here any more; its visits are copies from now on."""
+        with self._shared.read() as connection:
+            current = current_visits(connection, batch.settled)
+        with self._copy.database.write() as connection:
+            take_visits(connection, batch.settled, current)
+            copy.drop(connection, schema.visit_changes, "visit_id", batch.settled)
+            copy.drop(connection, schema.decisions, "id", batch.settled)
+            # Also of what was carried over before it was known how it left.
+            connection.execute(delete(schema.answers).where(_a.decision_id.not_in(select(_d.id))))
+            copy.counted(connection, len(batch.settled), len(batch.over_limit))
+        for visit_id in batch.over_limit:
+            log.warning("a visit of a stand-in went beyond a limit", visit=visit_id)
+
+
+class _Batch:
+    """Some decisions in one transaction of the shared record."""
+
+    def __init__(
+        self, connection: Connection, studios: Directory, own_id: str | None, page: Sequence[Waiting]
+    ) -> None:
+        """Lock the members; what is about others' that somebody else has locked is left for another round."""
+        self._connection, self._directory, self._own_id = connection, studios, own_id
+        members = {each.decision["member_id"] for each in page} - {None}
+        busy = locks.try_lock(connection, members)
+        here = [each for each in page if each.decision["member_id"] not in busy]
+        self.settled = [each.decision["id"] for each in here]
+        self._theirs: dict[str, str] = dict(_theirs(connection, self.settled))
+        self._forgotten = {member: new_pseudonym() for member in members - locks.existing(connection, members)}
+        self._ours = [each for each in here if self._is_ours(each)]
+        self.over_limit: list[str] = []
+
+    def _is_ours(self, each: Waiting) -> bool:
+        theirs = self._theirs.get(each.decision["id"])
+        return theirs is None or each.takes_the_place_of(theirs)
+
+    def carry_over(self) -> None:
+        """Write what is ours, and who did so."""
+        if not self._ours:
+            return
+        written = list(self._rows())
+        for decision, _, _ in written:
+            if decision["id"] in self._theirs:
+                self._clear(decision)
+        numbers = iter(sequence.take(self._connection, 3 * len(written)))
+        decisions, visits, trail = [], [], []
+        for decision, visit, _ in written:
+            decisions.append(_values(schema.decisions, {**decision, "seq": next(numbers)}))
+            if visit is not None:
+                visits.append(_values(schema.visits, {**visit, "seq": next(numbers)}))
+                if visit["state"] == VisitState.REVERSED.value:
+                    trail.append(_correction(next(numbers), visit))
+        _insert_decisions(self._connection, decisions)
+        _insert_visits(self._connection, visits)
+        _insert_answers(self._connection, [_values(schema.answers, row) for _, _, row in written if row is not None])
+        _insert_corrections(self._connection, trail)
+        counts = {"decisions": len(decisions), "visits": len(visits), "over_limit": len(self.over_limit)}
+        changes.record(self._connection, [Change("stand_in.reconciled", socket.gethostname(), None, counts)])
+
+    def _rows(self) -> Iterator[tuple[Row, Row | None, Row | None]]:
+        """Each decision with its visit and its answer, in the order in which they were made."""
+        leaned_on = {each.decision["visit_id"] for each in self._ours} - {None}
+        counting = {visit_id for (visit_id,) in _counting(self._connection, leaned_on)}
+        exceeds = self._exceeds()
+        for each in self._ours:
+            decision, visit = self._named(each.decision), None
+            if decision["outcome"] == Outcome.ALLOWED.value and decision["visit_id"] not in counting:
+                # Its own; or it leaned on one that did not come about, and then this is where somebody walked in.
+                decision["visit_id"] = decision["id"]
+                state = VisitState.AUTHORIZED if each.was_sent else VisitState.REVERSED
+                if each.visit is not None:  # reversed here only where nobody leaned on it
+                    state = VisitState(each.visit["state"])
+                visit = self._visit(decision, state)
+                if state is not VisitState.REVERSED:
+                    counting.add(decision["id"])
+                    if exceeds(each):
+                        self.over_limit.append(decision["id"])
+            yield decision, visit, each.answer
+
+    def _named(self, decision: Row) -> Row:
+        """Whoever was forgotten meanwhile is not named."""
+        decision = {**decision, "stand_in": True}
+        pseudonym = self._forgotten.get(decision["member_id"])
+        if pseudonym is not None:
+            decision |= {"member_id": pseudonym, "aggregator_id": pseudonym, "customer_id": NO_CUSTOMER}
+        return decision
+
+    def _visit(self, decision: Row, state: VisitState) -> Row:
+        studio = self._directory.studios[decision["studio_id"]]
+        at = clock.from_ms(decision["received_at_ms"])
+        return {
+            "id": decision["id"],
+            "member_id": decision["member_id"],
+            "studio_id": studio.id,
+            "at_ms": decision["received_at_ms"],
+            "local_date": at.astimezone(studio.timezone).date().isoformat(),
+            "tags": tags_text(studio.tags),
+            "test": studio.test,
+            "state": state.value,
+            "reversed_why": UNDELIVERED if state is VisitState.REVERSED else None,
+            "source": Source.STAND_IN.value,
+            "plan_id": decision["plan_id"],
+            "plan_version": decision["plan_version"],
+        }
+
+    def _exceeds(self) -> Callable[[Waiting], bool]:
+        """Whether a visit goes beyond a limit, as the shared record has it with all that is carried over before."""
+        checkins = {each.decision["id"]: _checkin(each.decision) for each in self._ours}
+        book = FactBook(self._connection, self._directory, checkins.values(), self._own_id)
+
+        def exceeds(each: Waiting) -> bool:
+            checkin = checkins[each.decision["id"]]
+            facts = book.facts(checkin)
+            if facts.member is None:
+                return False
+            decision = decide(checkin, facts)
+            book.add(decision, checkin, facts.member, facts.studio)
+            return any(
+                verdict.rule is Reason.LIMIT_REACHED and verdict.effect is Effect.DENIES
+                for verdict in decision.verdicts
+            )
+
+        return exceeds
+
+    def _clear(self, decision: Row) -> None:
+        """Take the shared ledger's decision away, whose place this one takes.
+
+        Its visit counts no more, unless a later answer that may have been delivered leaned on it.
+        """
+        decision_id = decision["id"]
+        others = (
+            select(_d.id)
+            .join(schema.answers, _a.decision_id == _d.id, isouter=True)
+            .where(
+                schema.made_no_visit,
+                _d.member_id == decision["member_id"],
+                _d.visit_id == decision_id,
+                _a.undelivered.is_not(True),
+            )
+            .limit(1)
+        )
+        if self._theirs[decision_id] == Outcome.ALLOWED.value and self._connection.execute(others).first() is None:
+            corrections.reverse(self._connection, decision_id, UNDELIVERED)
+        self._connection.execute(delete(schema.answers).where(_a.decision_id == decision_id))
+        self._connection.execute(delete(schema.decisions).where(_d.id == decision_id))
+
+
+def _checkin(decision: Row) -> CheckIn:
+    return CheckIn(
+        decision["id"],
+        clock.from_ms(decision["received_at_ms"]),
+        decision["studio_id"],
+        decision["aggregator_id"],
+        decision["customer_id"],
+    )
+
+
+def _values(table: Any, row: Row) -> tuple[object, ...]:
+    return tuple(row[column.name] for column in table.columns)
+
+
+def _correction(seq: int, visit: Row) -> tuple[object, ...]:
+    return _values(
+        schema.visit_changes,
+        {
+            "seq": seq,
+            "visit_id": visit["id"],
+            "changed_at_ms": clock.now_ms(),
+            "state": visit["state"],
+            "who": SYSTEM,
+            "why": visit["reversed_why"],
+        },
+    )

@@ -1,0 +1,114 @@
+"""When a door stands in: it watches both of its ledgers, and says which one to ask.
+
+The path that is rarely used is checked every minute, as far as a commit on disk, so that it is warm and known to
+work when it is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+
+from guestgate.circuit import Circuit
+from guestgate.errors import OperationError
+from guestgate.ledger_queue import LedgerQueue
+
+log = structlog.get_logger()
+
+LOOK_EVERY_S = 0.5
+CHECK_EVERY_S = 60.0
+# Until the copy is complete there is more to look for.
+CHECK_OFTEN_S = 2.0
+RESTART_S = 1.0
+# Of the shared ledger's share of the time: a check takes fewer steps than a check-in.
+QUICK = 0.25
+
+
+class Watch:
+    """Lives in the event loop, from `start` to `stop`."""
+
+    def __init__(self, shared: LedgerQueue, stand_in: LedgerQueue, share_s: float) -> None:
+        """`share_s` is what the shared ledger has for a check-in before the other one is asked."""
+        self._shared, self._stand_in = shared, stand_in
+        self._quick_s = share_s * QUICK
+        self._circuit = Circuit()
+        self._loop = asyncio.get_running_loop()
+        self._next_check = 0.0
+        # Of the copy: whether it could stand in when it was asked last, and how old its oldest waiting decision was.
+        self.ready = False
+        self._oldest_waiting_s = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Watch from now on."""
+        self._task = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Watch no more."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether check-ins go to the copy at once."""
+        return self._circuit.is_open
+
+    @property
+    def standing_in_s(self) -> float:
+        """For how long they have; 0 where they do not."""
+        since = self._circuit.open_since
+        return 0.0 if since is None else self._loop.time() - since
+
+    def met(self) -> None:
+        """The shared ledger decided a check-in in its share of the time."""
+        self._circuit.met()
+
+    def missed(self) -> None:
+        """It did not."""
+        if self._circuit.missed(self._loop.time()):
+            self._next_check = 0.0
+            log.error("the shared database does not decide in time; standing in for it")
+
+    def shared_checked(self, found: float | None, seconds: float) -> None:
+        """What a check of the shared ledger found, and how long it took."""
+        quick = found is not None and seconds <= self._quick_s
+        stood_in_s = self.standing_in_s
+        if self._circuit.checked(quick, self._oldest_waiting_s, self._loop.time()):
+            log.warning("the shared database decides again", stood_in_s=round(stood_in_s, 1))
+
+    def stand_in_checked(self, found: float | None, _seconds: float) -> None:
+        """What a check of the copy found."""
+        if self.ready and found is None:
+            log.error("the copy cannot stand in; without the shared database check-ins would be undecided")
+        elif found is not None and not self.ready:
+            log.info("the copy can stand in for the shared database")
+        self.ready = found is not None
+        self._oldest_waiting_s = found or 0.0
+
+    def lost(self) -> None:
+        """The ledger of the copy ended."""
+        self.ready = False
+        log.error("the ledger that stands in ended; it is started again")
+
+    async def _watch(self) -> None:
+        while True:
+            if self._stand_in.lost:
+                await self._restart()
+            now = self._loop.time()
+            if now >= self._next_check and self._stand_in.check():
+                often = LOOK_EVERY_S if self.stands_in else CHECK_EVERY_S if self.ready else CHECK_OFTEN_S
+                self._next_check = now + often
+            if self.stands_in:
+                self._shared.check()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _restart(self) -> None:
+        await asyncio.sleep(RESTART_S)
+        try:
+            await self._stand_in.start_again()
+        except (OperationError, OSError) as error:
+            log.error("the ledger that stands in could not be started and will be tried again", error=str(error))
