@@ -16,7 +16,8 @@ import uuid_utils
 from callers import Caller, Crowd, at_once, connected, missing, noon_zone, problems, rows
 from gate import Gate, environment, free_port
 
-from guestgate import authorizer, clock
+from guestgate import authorizer, clock, ledger_queue
+from guestgate.ledger_process import LedgerRole
 from guestgate.metrics import DoorMetrics
 from guestgate.model import CheckIn, Outcome, Ruling
 
@@ -130,10 +131,11 @@ def test_two_servers_on_one_database(gate: Gate, callers: list[Caller]) -> None:
 
 def test_a_full_queue_is_refused_at_once(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls that could not be decided in time do not wait, and are on record; those before them are decided."""
-    monkeypatch.setattr(authorizer, "MAX_WAITING", 5)
+    monkeypatch.setattr(ledger_queue, "MAX_WAITING", 5)
 
     async def ask() -> list[Ruling]:
-        door = authorizer.Authorizer(gate.database_url, None, 750, lambda: None, DoorMetrics())
+        role = LedgerRole("ledger", gate.database_url, None, 750)
+        door = authorizer.Authorizer(role, None, lambda: None, DoorMetrics())
         await door.start()
         now = asyncio.get_running_loop().time()
         checkins = [

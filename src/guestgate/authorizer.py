@@ -19,6 +19,8 @@ from guestgate.ledger_queue import LedgerQueue
 from guestgate.log import Throttle
 from guestgate.metrics import DoorMetrics
 from guestgate.model import CheckIn, Outcome, Reason, Ruling
+from guestgate.stand_in.recent import RecentVisits
+from guestgate.stand_in.rules import CopyCheck
 from guestgate.stand_in.watch import Watch
 
 STOP_S = 5.0
@@ -122,36 +124,42 @@ class Authorizer:
         hung up. Say afterwards with `left` how the answer left.
         """
         self._calls[call.checkin.id] = call
-        if self._stand_in is None:
-            self._ask(self._shared, call, call.deadline)
+        share_ends = call.started + self._share_s
+        if self._watch is None:
+            self._ask(self._shared, Ticket(call.checkin, call.deadline), call)
+        elif self._past_shared(call, share_ends):
+            self._hand_over(call)
         else:
-            share_ends = call.started + self._share_s
-            late = self._loop.time() >= share_ends
-            if late or self._shared.is_full or (self._watch is not None and self._watch.stands_in):
-                self.hand_over(call)
-            else:
-                self._ask(self._shared, call, share_ends)
+            self._ask(self._shared, Ticket(call.checkin, share_ends), call)
         ruling = await call.claim
         if self._loop.time() >= call.deadline:
             return _undecided(call.checkin)  # a late yes would open no door, but use up a visit
         return ruling
 
+    def _past_shared(self, call: Call, share_ends: float) -> bool:
+        """Whether not to ask the shared ledger: it is of no use, or does not know yet of the person's last visit."""
+        assert self._watch is not None
+        return (
+            self._watch.stands_in
+            or self._shared.is_full
+            or self._loop.time() >= share_ends
+            or bool(self._watch.not_carried_over.of(call.checkin))
+        )
+
     def share_over(self, call: Call) -> None:
         """The shared ledger has had its share of the time."""
-        if not call.claim.done() and not call.handed_over:
-            assert self._watch is not None
+        if self._watch is not None and not call.claim.done() and not call.handed_over:
             self._watch.missed()
-            self.hand_over(call)
+            self._hand_over(call)
 
-    def hand_over(self, call: Call) -> None:
-        """Ask the ledger that stands in, once."""
-        if self._stand_in is not None and not call.handed_over:
-            call.handed_over = True
-            self._ask(self._stand_in, call, call.deadline)
+    def _hand_over(self, call: Call) -> None:
+        """Ask the ledger that stands in."""
+        assert self._watch is not None and self._stand_in is not None
+        call.handed_over = True
+        self._ask(self._stand_in, Ticket(call.checkin, call.deadline, self._watch.not_copied.of(call.checkin)), call)
 
-    def _ask(self, queue: LedgerQueue, call: Call, deadline: float) -> None:
+    def _ask(self, queue: LedgerQueue, ticket: Ticket, call: Call) -> None:
         call.asked += 1
-        ticket = Ticket(call.checkin, deadline)
         if not queue.is_full:
             queue.add(ticket)
             return
@@ -199,15 +207,17 @@ class Authorizer:
                 continue
             if ruling.outcome is not Outcome.UNDECIDED or self._stand_in is None:
                 call.ruled.append((self._shared, ruling))
-                if self._watch is not None and not call.handed_over:
-                    self._watch.met()
+                if self._watch is not None:
+                    _remember(call, ruling, self._watch.not_copied)
+                    if not call.handed_over:
+                        self._watch.met()
             else:  # the other ledger records it, whatever comes of it there
                 self.share_over(call)
             self._claim(call, ruling)
 
     def _deliver_stand_in(self, rulings: list[Ruling], _commit_s: float) -> None:
         """What the ledger that stands in has committed."""
-        assert self._stand_in is not None
+        assert self._stand_in is not None and self._watch is not None
         for ruling in rulings:
             call = self._calls.get(ruling.id)
             if call is None:
@@ -215,6 +225,7 @@ class Authorizer:
             if not call.claim.done():
                 self._metrics.stood_in.labels(ruling.outcome).inc()
             call.ruled.append((self._stand_in, ruling))
+            _remember(call, ruling, self._watch.not_carried_over)
             self._claim(call, ruling)
 
     def _claim(self, call: Call, ruling: Ruling) -> None:
@@ -226,11 +237,11 @@ class Authorizer:
             del self._calls[ruling.id]
         self._join(call)
 
-    def _shared_checked(self, found: float | None, seconds: float) -> None:
+    def _shared_checked(self, found: CopyCheck | None, seconds: float) -> None:
         if self._watch is not None:
             self._watch.shared_checked(found, seconds)
 
-    def _stand_in_checked(self, found: float | None, seconds: float) -> None:
+    def _stand_in_checked(self, found: CopyCheck | None, seconds: float) -> None:
         assert self._watch is not None
         self._watch.stand_in_checked(found, seconds)
 
@@ -260,6 +271,11 @@ class Authorizer:
                 http_status=http_status,
                 answer_ms=answer_ms,
             )
+
+
+def _remember(call: Call, ruling: Ruling, recent: RecentVisits) -> None:
+    if ruling.reason is Reason.OK:
+        recent.add(call.checkin)
 
 
 def _undecided(checkin: CheckIn) -> Ruling:

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from guestgate import plans_file, schema
 from guestgate.database import Database
+from guestgate.errors import GuestgateError
 from guestgate.fingerprints import fingerprint
 from guestgate.model import Plan, Studio
 
@@ -94,6 +95,12 @@ def load(connection: Connection) -> Directory:
     )
 
 
+def read(database: Database) -> Directory:
+    """The directory in a transaction of its own."""
+    with database.read() as connection:
+        return load(connection)
+
+
 def load_plans(connection: Connection) -> dict[str, Plan]:
     """Every plan that is not removed, in its present version."""
     plans, versions = schema.plans, schema.plan_versions
@@ -126,13 +133,17 @@ def tags_text(tags: frozenset[str]) -> str:
 class DirectoryFollower:
     """A server's own copy of the directory, kept up to date by a thread that asks for the version."""
 
-    def __init__(self, database: Database) -> None:
-        """Read it once; `start` keeps reading."""
+    def __init__(self, database: Database, copy: Database | None = None) -> None:
+        """Read it once, where that is impossible from a copy; `start` keeps reading."""
         self._database = database
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="directory", daemon=True)
-        with database.read() as connection:
-            self.directory = load(connection)
+        try:
+            self.directory = read(database)
+        except GuestgateError:
+            if copy is None:
+                raise
+            self.directory = read(copy)
 
     def start(self) -> None:
         """Follow changes."""

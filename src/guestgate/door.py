@@ -58,7 +58,8 @@ class Door:
     def __init__(self, settings: Settings, database: Database, failed: Callable[[], None]) -> None:
         """Read studios, keys and plans; `failed` is called when the ledger can go on no longer."""
         self._settings = settings
-        self._studios = DirectoryFollower(database)
+        copy = StandInCopy(settings.stand_in_file).database if settings.stands_in else None
+        self._studios = DirectoryFollower(database, copy)
         self._metrics = DoorMetrics()
         self._authorizer = Authorizer(_shared_role(settings), _stand_in_role(settings), failed, self._metrics)
         self._endpoint = Endpoint(

@@ -2,6 +2,7 @@
 
 GuestgateError
 ├── UsageError     wrong configuration, file, key, time zone or database URL; exit status 2
+│   └── UnreachableError  perhaps not wrong at all: the database does not answer
 └── OperationError  the thing asked for could not be done; exit status 1
     ├── NotFoundError   there is no such thing
     └── ConflictError   what is there stands in the way
@@ -22,6 +23,10 @@ class UsageError(GuestgateError):
     """What was given is wrong: configuration, arguments or a file's content."""
 
     exit_status = 2
+
+
+class UnreachableError(UsageError):
+    """What was given leads nowhere now: wrong, or the database is down."""
 
 
 class OperationError(GuestgateError):

@@ -15,6 +15,7 @@ from guestgate import clock, locks, schema
 from guestgate.bulk import BulkSelect
 from guestgate.directory import Directory, tags_of
 from guestgate.model import CheckIn, Decision, Facts, Member, Status, Studio, Visit, VisitState
+from guestgate.stand_in.recent import RecentVisit
 
 _c, _m, _v = schema.customers.c, schema.members.c, schema.visits.c
 _customers = BulkSelect(_c.customer_id, _c.member_id, among=_c.customer_id)
@@ -127,6 +128,19 @@ class FactBook:
             customer_of=self._customers.get(checkin.customer_id),
             visits=tuple(self._visits[member.id]) if member else (),
         )
+
+    def recall(self, checkin: CheckIn, recent: Iterable[RecentVisit]) -> None:
+        """Visits of the check-in's member that the database may not have yet."""
+        member = self._member(checkin)
+        if member is None:
+            return
+        known = {visit.id for visit in self._visits[member.id]}
+        for visit_id, studio_id, at_ms in recent:
+            studio = self._directory.studios.get(studio_id)
+            if visit_id not in known and studio is not None:
+                at = clock.from_ms(at_ms)
+                local_date = at.astimezone(studio.timezone).date()
+                self._visits[member.id].append(Visit(visit_id, studio_id, at, local_date, studio.tags, studio.test))
 
     def add(self, decision: Decision, checkin: CheckIn, member: Member, studio: Studio) -> None:
         """Let later check-ins of the batch see a visit that was just decided."""

@@ -26,7 +26,7 @@ from guestgate.ledger import Answer, Ledger, Ticket
 from guestgate.log import configure as configure_log
 from guestgate.model import CheckIn, Decision, Outcome, Reason, Ruling
 from guestgate.sqlite import SqliteDatabase
-from guestgate.stand_in.rules import StandInRules
+from guestgate.stand_in.rules import CopyCheck, StandInRules
 
 log = structlog.get_logger()
 
@@ -60,7 +60,7 @@ class LedgerProcess:
         self,
         role: LedgerRole,
         deliver: Callable[[list[Ruling], float], None],
-        checked: Callable[[float | None, float], None],
+        checked: Callable[[CopyCheck | None, float], None],
         failed: Callable[[], None],
     ) -> None:
         """`deliver` gets a batch's rulings once they are on disk, with the seconds that the commit took.
@@ -109,7 +109,8 @@ class LedgerProcess:
         self.busy, self._sent_at = True, self._loop.time()
         # Plain tuples of plain values: a third of the time that pickling the named ones takes.
         tickets = [
-            (checkin.id, clock.to_ms(checkin.received_at), *checkin[2:], deadline) for checkin, deadline in batch
+            (checkin.id, clock.to_ms(checkin.received_at), *checkin[2:], deadline, recent)
+            for checkin, deadline, recent in batch
         ]
         self._child.send((tickets, [tuple(answer) for answer in answers]))
 
@@ -137,7 +138,7 @@ class LedgerProcess:
 
 # Rulings, how long the commit took, whether there is more to write, whether the next batch may come, and of a
 # check what it found.
-_Message = tuple[list[tuple[str, str, str]], float, bool, bool, tuple[float | None] | None]
+_Message = tuple[list[tuple[str, str, str]], float, bool, bool, tuple[CopyCheck | None] | None]
 
 
 def _main(
@@ -166,7 +167,7 @@ def _decide(pipe: Pipe, database: Database, ledger: Ledger) -> None:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
 
-    def tell(decisions: list[Decision], takes_more: bool, check: tuple[float | None] | None = None) -> None:
+    def tell(decisions: list[Decision], takes_more: bool, check: tuple[CopyCheck | None] | None = None) -> None:
         rulings = [(decision.id, decision.outcome.value, decision.reason.value) for decision in decisions]
         message: _Message = (rulings, ledger.commit_s, ledger.has_news, takes_more, check)
         pipe.send(message)
@@ -188,8 +189,8 @@ def _decide(pipe: Pipe, database: Database, ledger: Ledger) -> None:
                 checkpoints.let_through()
             decisions = ledger.process(
                 [
-                    Ticket(CheckIn(checkin_id, clock.from_ms(received_at_ms), *rest), deadline)
-                    for checkin_id, received_at_ms, *rest, deadline in batch
+                    Ticket(CheckIn(checkin_id, clock.from_ms(received_at_ms), *rest), deadline, recent)
+                    for checkin_id, received_at_ms, *rest, deadline, recent in batch
                 ],
                 [Answer(*answer) for answer in answers],
             )

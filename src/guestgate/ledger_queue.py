@@ -14,6 +14,7 @@ import structlog
 from guestgate.ledger import Answer, Ticket
 from guestgate.ledger_process import LedgerProcess, LedgerRole
 from guestgate.model import Outcome, Reason, Ruling
+from guestgate.stand_in.rules import CopyCheck
 
 log = structlog.get_logger()
 
@@ -33,7 +34,7 @@ class LedgerQueue:
         self,
         role: LedgerRole,
         deliver: Callable[[list[Ruling], float], None],
-        checked: Callable[[float | None, float], None],
+        checked: Callable[[CopyCheck | None, float], None],
         failed: Callable[[], None],
         under_way: Callable[[], int],
     ) -> None:
@@ -47,7 +48,7 @@ class LedgerQueue:
         self._turned_away: deque[Ticket] = deque()
         self._unrecorded = 0
         self._answers: list[Answer] = []
-        self._flushing = False
+        self._flushing = self._to_check = False
         self._in_flight: list[str] = []
 
     def _new_process(self) -> LedgerProcess:
@@ -130,17 +131,21 @@ class LedgerQueue:
             self._loop.call_later(IDLE_S, self.flush)
         self._answers.append(answer)
 
-    def check(self) -> bool:
-        """Have the ledger check whether it could decide; False where it is at work."""
-        if self._ledger.busy:
-            return False
-        self._ledger.check()
-        return True
+    def check(self) -> None:
+        """Have the ledger check whether it could decide, before anything else that it is asked."""
+        self._to_check = True
+        self.flush()
 
     def flush(self) -> None:
         """Send what there is, unless the ledger is at work."""
         self._flushing = False
-        if self._ledger.busy or not (self._queue or self._answers or self._turned_away):
+        if self._ledger.busy:
+            return
+        if self._to_check:
+            self._to_check = False
+            self._ledger.check()
+            return
+        if not (self._queue or self._answers or self._turned_away):
             return
         # Half of all calls under way: the ledger works on one half while the loop answers the other.
         size = min(len(self._queue), MAX_BATCH, max(MIN_BATCH, self._under_way() // 2))

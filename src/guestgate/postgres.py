@@ -21,7 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from guestgate import clock, database, partitions, schema, sequence, silence
 from guestgate.database import PATIENCE_MS, SYSTEM, BusyError, CommitLostError, Database, Fault, cause_of
-from guestgate.errors import OperationError, UsageError
+from guestgate.errors import OperationError, UnreachableError, UsageError
 
 OLDEST_SERVER = 15
 POOL: dict[str, Any] = {"pool_size": 4, "max_overflow": 12, "pool_timeout": 10, "pool_pre_ping": True}
@@ -204,7 +204,8 @@ class PostgresDatabase(Database):
             with self.engine.connect() as connection, connection.begin():
                 yield connection
         except (DBAPIError, self.driver.Error) as error:
-            raise UsageError(f"database: {self.name} cannot be used: {sentence(cause_of(error))}") from None
+            kind = UnreachableError if self.driver_fault(error) is Fault.UNAVAILABLE else UsageError
+            raise kind(f"database: {self.name} cannot be used: {sentence(cause_of(error))}") from None
 
     def _check_server(self, connection: Connection) -> None:
         version = connection.connection.driver_connection.info.server_version // 10_000  # type: ignore[union-attr]

@@ -16,9 +16,10 @@ from guestgate import clock, partitions
 from guestgate.admin.process import AdminProcess, admin_address
 from guestgate.database import Database
 from guestgate.door import Door, check_settings, door_address
-from guestgate.errors import OperationError
+from guestgate.errors import OperationError, UnreachableError
 from guestgate.listener import first
 from guestgate.settings import Settings
+from guestgate.stand_in.copy import StandInCopy
 from guestgate.stand_in.process import FollowerProcess
 from guestgate.workers import Workers
 
@@ -32,13 +33,28 @@ def serve(settings: Settings) -> None:
     """Answer the platform until SIGTERM or SIGINT. Raises UsageError before anything is opened."""
     check_settings(settings)
     admin_address(settings)
-    database = Database.open(settings.database, door=True, pooled=True)
+    database = _open(settings)
     with database.in_use():
         healthy = uvloop.run(_Server(settings, database).run())
     if not healthy:
         raise OperationError(
             "the ledger ended, see the lines above; the server stopped rather than forget a check-in"
         )
+
+
+def _open(settings: Settings) -> Database:
+    """The database, checked; unchecked where it does not answer and this machine can stand in for it."""
+    try:
+        return Database.open(settings.database, door=True, pooled=True)
+    except UnreachableError as error:
+        own = StandInCopy(settings.stand_in_file)
+        if not settings.stands_in or not own.path.exists():
+            raise
+        problem = own.read_state(settings.stand_in_max_age_s).problem
+        if problem is not None:
+            raise UnreachableError(f"{error}; nor can this machine stand in for it: {problem}") from None
+        log.error("the shared database does not answer; starting all the same, to stand in for it", error=str(error))
+        return Database.at(settings.database, door=True, pooled=True)
 
 
 class _Server:
@@ -60,17 +76,17 @@ class _Server:
         loop.add_signal_handler(signal.SIGHUP, reload.set)
         address = door_address(self._settings)
         address.check_free()
+        follower = FollowerProcess(self._settings) if self._settings.stands_in else None
+        if follower is not None:
+            await follower.start()  # before the ledgers that use its file
         door: Door | Workers
         if self._settings.workers > 1:
             door = Workers(self._settings)
         else:
             door = Door(self._settings, self._database, self._fail)
         admin_listener = AdminProcess(self._settings, door.state)
-        follower = FollowerProcess(self._settings) if self._settings.stands_in else None
         caring: list[asyncio.Task[None]] = []
         try:
-            if follower is not None:
-                await follower.start()
             await asyncio.gather(door.start(), admin_listener.start())
             caring.append(asyncio.create_task(_keep_warning(door)))
             caring.append(asyncio.create_task(_keep_partitions(self._database)))

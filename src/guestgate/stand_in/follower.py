@@ -76,14 +76,17 @@ class Follower:
         with self._shared.read() as connection:
             now_ms = clock.now_ms()
             timeline, last = sequence.position(connection)
-            if not self._is_behind(connection, here, timeline, now_ms):
-                return self._follow(connection, here, last, now_ms)
-        self._sync(timeline, last)
-        return False
+            behind = self._is_behind(connection, here, timeline, now_ms)
+            news = None if behind else self._read_news(connection, here.seq, last)
+        if news is None:
+            self._sync(timeline, last)
+            return False
+        self._take(news, now_ms if news.upto == last else None)
+        return news.upto == last
 
     def _is_behind(self, shared: Connection, here: Any, timeline: str, now_ms: int) -> bool:
         """Whether only comparing everything brings the copy up to date."""
-        if here.timeline != timeline or now_ms - here.synced_at_ms >= SYNC_EVERY_MS:
+        if here.timeline != timeline or now_ms - int(here.synced_at_ms) >= SYNC_EVERY_MS:
             return True
         self._read_directory(shared)
         since = clock.from_ms(now_ms).date() - timedelta(days=self._reach.days)
@@ -102,21 +105,28 @@ class Follower:
 
     # What has been recorded since
 
-    def _follow(self, shared: Connection, here: Any, last: int, now_ms: int) -> bool:
-        news = [_since(shared, columns, here.seq, last) for columns in (_NEW_VISITS, _CORRECTIONS, _CHANGES)]
-        upto = min([last, *(page[-1].seq for page in news if len(page) == PAGE)])
-        made, corrected, changed = ([row for row in page if row.seq <= upto] for page in news)
-        members = {row.subject for row in changed if row.action.startswith(ABOUT_MEMBERS)}
+    def _read_news(self, shared: Connection, seq: int, last: int) -> _News:
+        pages = [_since(shared, columns, seq, last) for columns in (_NEW_VISITS, _CORRECTIONS, _CHANGES)]
+        upto = min([last, *(page[-1].seq for page in pages if len(page) == PAGE)])
+        made, corrected, changed = ([row for row in page if row.seq <= upto] for page in pages)
         visits = {row.id for row in made} | {row.visit_id for row in corrected}
-        people = self._read_people(shared, members)
-        current = current_visits(shared, visits)
-        with self._copy.database.write() as connection:
-            people.write(connection)
-            take_visits(connection, visits, current)
-            copy.note(connection, seq=upto, **({"copied_at_ms": now_ms} if upto == last else {}))
-        if any(row.action == FORGOTTEN for row in changed):
+        members = {row.subject for row in changed if row.action.startswith(ABOUT_MEMBERS)}
+        return _News(
+            upto=upto,
+            people=self._read_people(shared, members),
+            visits=visits,
+            counting=current_visits(shared, visits),
+            somebody_forgotten=any(row.action == FORGOTTEN for row in changed),
+        )
+
+    def _take(self, news: _News, level_at_ms: int | None) -> None:
+        """Have it here; `level_at_ms` is when the copy was level with that, where it was."""
+        if news.somebody_forgotten:
             self._forget()
-        return upto == last
+        with self._copy.database.write() as connection:
+            news.people.write(connection)
+            take_visits(connection, news.visits, news.counting)
+            copy.note(connection, seq=news.upto, **({} if level_at_ms is None else {"copied_at_ms": level_at_ms}))
 
     def _read_people(self, shared: Connection, asked: set[str]) -> _People:
         """Some members as they are now, with all visits of those who are new here or have another plan."""
@@ -130,11 +140,10 @@ class Follower:
         """Who was forgotten is not said by name: whoever is no longer there goes, and leaves no trace here."""
         self._sync_table(schema.members, MEMBER_COLUMNS, _m.id)
         with self._copy.database.write() as connection:
-            for table, column in ((schema.customers, _k.member_id), (schema.visits, _v.member_id)):
-                strays = column.not_in(select(_m.id))
-                if table is schema.visits:
-                    strays &= _v.id.not_in(select(_d.id))  # what was decided here is carried over first
-                connection.execute(delete(table).where(strays))
+            connection.execute(delete(schema.customers).where(_k.member_id.not_in(select(_m.id))))
+            # What was decided here is carried over first.
+            waits = _v.id.in_(select(_d.id))
+            connection.execute(delete(schema.visits).where(_v.member_id.not_in(select(_m.id)), ~waits))
         self._copy.database.erase_traces(ERASE_PATIENCE_S)
 
     # Everything
@@ -217,6 +226,16 @@ def _since(shared: Connection, columns: tuple[Column[Any], ...], seq: int, last:
     number = columns[0]
     query = select(*columns).where(number > seq, number <= last).order_by(number).limit(PAGE)
     return shared.execute(query).all()
+
+
+class _News(NamedTuple):
+    """What was recorded up to a number, and how what it is about is now."""
+
+    upto: int
+    people: _People
+    visits: set[str]
+    counting: list[Any]
+    somebody_forgotten: bool
 
 
 class _People(NamedTuple):

@@ -26,6 +26,8 @@ log = structlog.get_logger()
 
 FOLLOW_S = 0.25
 RESTART_S = 1.0
+# A long outage's decisions and what is recorded meanwhile take turns.
+PAGES_A_ROUND = 1
 # Of a server that has just been lost, one word; and then from time to time.
 COMPLAIN_EVERY_S = 30.0
 # At the end, what is still waiting is carried over; where that is impossible it waits for the next start.
@@ -109,14 +111,14 @@ def _run(pipe: Pipe, settings: Settings, own: StandInCopy) -> None:
     while not ending:
         ending = pipe.poll(FOLLOW_S if level else 0)  # the server has closed it, or ended
         try:
-            report = reconciliation.run()
+            report = reconciliation.run(pages=None if ending else PAGES_A_ROUND)
             if report.carried_over:
                 log.info(
                     "decisions were carried over",
                     decisions=report.carried_over,
                     over_limit=len(report.over_limit),
                 )
-            level = ending or follower.round()
+            level = ending or (follower.round() and report.complete)
         except Exception as error:
             level = True
             if clock.monotonic() >= silent_until:

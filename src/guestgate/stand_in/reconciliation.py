@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, NamedTuple
 
 import structlog
@@ -32,7 +33,7 @@ from guestgate.stand_in.follower import current_visits, take_visits
 
 log = structlog.get_logger()
 
-PAGE = 200
+PAGE = 400
 # How an answer left is recorded within a second; where the server was killed, nobody knows.
 ANSWER_PATIENCE_MS = 5_000
 
@@ -67,10 +68,14 @@ class Waiting(NamedTuple):
 
 @dataclass
 class Report:
-    """What was carried over: how many decisions, and the ids of visits that went beyond a limit."""
+    """What was carried over: how many decisions, and the ids of visits that went beyond a limit.
+
+    ``complete`` where that was all that could be.
+    """
 
     carried_over: int = 0
     over_limit: list[str] = field(default_factory=list)
+    complete: bool = False
 
 
 class Reconciliation:
@@ -81,11 +86,18 @@ class Reconciliation:
         self._shared, self._copy, self._own_id = shared, own, own_id
         self._directory = Directory(version=-1)
 
-    def run(self, who: str = SYSTEM) -> Report:
-        """Carry over all that can be now. Raises OperationError where one of the databases cannot be used."""
+    def run(self, who: str = SYSTEM, pages: int | None = None) -> Report:
+        """Carry over all that can be now, or as many pages of it.
+
+        Raises OperationError where one of the databases cannot be used.
+        """
         report = Report()
         after = 0
-        while page := self._page(after):
+        for number in count():
+            page = [] if number == pages else self._page(after)
+            if not page:
+                report.complete = number != pages
+                break
             after = page[-1].decision["seq"]
             with self._shared.write(who) as connection:
                 if directory.current_version(connection) != self._directory.version:
@@ -131,8 +143,8 @@ class Reconciliation:
             # Also of what was carried over before it was known how it left.
             connection.execute(delete(schema.answers).where(_a.decision_id.not_in(select(_d.id))))
             copy.counted(connection, len(batch.settled), len(batch.over_limit))
-        for visit_id in batch.over_limit:
-            log.warning("a visit of a stand-in went beyond a limit", visit=visit_id)
+        if batch.over_limit:
+            log.warning("visits of a stand-in went beyond a limit", visits=batch.over_limit)
 
 
 class _Batch:

@@ -8,6 +8,7 @@ An outage can let a member in beyond a limit as many times as there are nodes, a
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 from sqlalchemy import Connection, exists, select
 
@@ -29,6 +30,16 @@ _made_here = BulkSelect(
 )
 
 
+class CopyCheck(NamedTuple):
+    """What a check finds: the copy was level with the shared record at ``copied_at_ms``, and what was decided on it
+    before ``carried_over_ms`` is there, too. The oldest decision that is not is so many seconds old; 0: none waits.
+    """
+
+    copied_at_ms: int = 0
+    carried_over_ms: int = 0
+    oldest_waiting_s: float = 0.0
+
+
 class StandInRules:
     """For one ledger."""
 
@@ -44,14 +55,15 @@ class StandInRules:
         """For one batch, about these members."""
         return Allowance({member_id for (member_id,) in _made_here(connection, member_ids)})
 
-    def check(self, connection: Connection) -> float | None:
-        """Write down that a check-in could be decided; returns the age of the oldest decision that still waits.
-
-        In seconds, 0 where there is none. None where the copy cannot stand in.
-        """
-        note(connection, checked_at_ms=clock.now_ms())
+    def check(self, connection: Connection) -> CopyCheck | None:
+        """Write down that a check-in could be decided; None where the copy cannot stand in."""
+        now_ms = clock.now_ms()
+        note(connection, checked_at_ms=now_ms)
         state = state_of(connection, self._max_age_s)
-        return state.oldest_waiting_s if state.problem is None else None
+        if state.problem is not None:
+            return None
+        carried_over_ms = now_ms if state.oldest_waiting_ms is None else state.oldest_waiting_ms
+        return CopyCheck(state.copied_at_ms or 0, carried_over_ms, state.oldest_waiting_s)
 
 
 class Allowance:

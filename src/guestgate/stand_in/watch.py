@@ -1,6 +1,6 @@
 """When a door stands in: it watches both of its ledgers, and says which one to ask.
 
-The path that is rarely used is checked every minute, as far as a commit on disk, so that it is warm and known to
+The path that is rarely used is checked all the time, as far as a commit on disk, so that it is warm and known to
 work when it is needed.
 """
 
@@ -14,13 +14,15 @@ import structlog
 from guestgate.circuit import Circuit
 from guestgate.errors import OperationError
 from guestgate.ledger_queue import LedgerQueue
+from guestgate.stand_in.recent import RecentVisits
+from guestgate.stand_in.rules import CopyCheck
 
 log = structlog.get_logger()
 
 LOOK_EVERY_S = 0.5
-CHECK_EVERY_S = 60.0
-# Until the copy is complete there is more to look for.
-CHECK_OFTEN_S = 2.0
+CHECK_EVERY_S = 2.0
+# What was committed just before the copy was level may not have been among what it read.
+FOLLOW_MARGIN_MS = 5_000
 RESTART_S = 1.0
 # Of the shared ledger's share of the time: a check takes fewer steps than a check-in.
 QUICK = 0.25
@@ -36,6 +38,8 @@ class Watch:
         self._circuit = Circuit()
         self._loop = asyncio.get_running_loop()
         self._next_check = 0.0
+        # Visits that the copy may not have yet, and those that the shared record may not have.
+        self.not_copied, self.not_carried_over = RecentVisits(), RecentVisits()
         # Of the copy: whether it could stand in when it was asked last, and how old its oldest waiting decision was.
         self.ready = False
         self._oldest_waiting_s = 0.0
@@ -73,21 +77,24 @@ class Watch:
             self._next_check = 0.0
             log.error("the shared database does not decide in time; standing in for it")
 
-    def shared_checked(self, found: float | None, seconds: float) -> None:
+    def shared_checked(self, found: CopyCheck | None, seconds: float) -> None:
         """What a check of the shared ledger found, and how long it took."""
         quick = found is not None and seconds <= self._quick_s
         stood_in_s = self.standing_in_s
         if self._circuit.checked(quick, self._oldest_waiting_s, self._loop.time()):
             log.warning("the shared database decides again", stood_in_s=round(stood_in_s, 1))
 
-    def stand_in_checked(self, found: float | None, _seconds: float) -> None:
+    def stand_in_checked(self, found: CopyCheck | None, _seconds: float) -> None:
         """What a check of the copy found."""
         if self.ready and found is None:
             log.error("the copy cannot stand in; without the shared database check-ins would be undecided")
         elif found is not None and not self.ready:
             log.info("the copy can stand in for the shared database")
         self.ready = found is not None
-        self._oldest_waiting_s = found or 0.0
+        if found is not None:
+            self._oldest_waiting_s = found.oldest_waiting_s
+            self.not_copied.forget(found.copied_at_ms - FOLLOW_MARGIN_MS)
+            self.not_carried_over.forget(found.carried_over_ms)
 
     def lost(self) -> None:
         """The ledger of the copy ended."""
@@ -99,9 +106,9 @@ class Watch:
             if self._stand_in.lost:
                 await self._restart()
             now = self._loop.time()
-            if now >= self._next_check and self._stand_in.check():
-                often = LOOK_EVERY_S if self.stands_in else CHECK_EVERY_S if self.ready else CHECK_OFTEN_S
-                self._next_check = now + often
+            if now >= self._next_check:
+                self._stand_in.check()
+                self._next_check = now + (LOOK_EVERY_S if self.stands_in else CHECK_EVERY_S)
             if self.stands_in:
                 self._shared.check()
             await asyncio.sleep(LOOK_EVERY_S)

@@ -1,0 +1,61 @@
+"""Visits of the last moments, by who made them: what the other ledger cannot know of yet.
+
+The copy is a moment behind the shared record when that goes away, and the shared record is a moment behind the copy
+when it is back. In between the door remembers for both, so that nobody's visit counts twice or not at all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from guestgate import clock
+from guestgate.model import CheckIn
+
+# Half a minute of a busy door. Beyond that the oldest are forgotten.
+MOST = 100_000
+
+Person = tuple[str, int]
+
+
+class RecentVisit(NamedTuple):
+    """A visit as the door knows it: its id, the studio's, and when it was, in milliseconds since the Unix epoch."""
+
+    id: str
+    studio_id: str
+    at_ms: int
+
+
+class RecentVisits:
+    """Lives in the event loop."""
+
+    def __init__(self) -> None:
+        """There are none yet."""
+        self._visits: dict[Person, tuple[RecentVisit, ...]] = {}
+        self._order: deque[tuple[int, Person]] = deque()
+
+    def add(self, checkin: CheckIn) -> None:
+        """This check-in has just made a visit."""
+        person = checkin.aggregator_id, checkin.customer_id
+        visit = RecentVisit(checkin.id, checkin.studio_id, clock.to_ms(checkin.received_at))
+        self._visits[person] = (*self._visits.get(person, ()), visit)
+        self._order.append((clock.now_ms(), person))
+        if len(self._order) > MOST:
+            self._drop_oldest()
+
+    def of(self, checkin: CheckIn) -> tuple[RecentVisit, ...]:
+        """Those of the person who checks in, oldest first."""
+        return self._visits.get((checkin.aggregator_id, checkin.customer_id), ())
+
+    def forget(self, before_ms: int) -> None:
+        """Whoever is to know of those that were added before that instant does."""
+        while self._order and self._order[0][0] < before_ms:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, person = self._order.popleft()
+        left = self._visits[person][1:]
+        if left:
+            self._visits[person] = left
+        else:
+            del self._visits[person]
