@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import httpx
 import psycopg
 from arrivals import Arrivals
 from callers import noon_zone, parent_and_state
@@ -46,6 +47,8 @@ COMM_CHARS = 15
 OUTAGE_S = 1.5
 # The copy follows within about half a second; by then it has to.
 FOLLOW_S = 2.0
+# Whoever watches a server does not wait for ever.
+ADMIN_PATIENCE_S = 5.0
 # Generous, so that only a server that never gets there fails.
 PATIENCE_S = 60.0
 
@@ -73,11 +76,17 @@ class StandIn:
         self._gate = gate
         self._client = gate.office("viewer")
         self._client.base_url = gate.admin_url
-        self._client.timeout = 10
+        self._client.timeout = ADMIN_PATIENCE_S
+
+    def _get(self, path: str) -> httpx.Response:
+        try:
+            return self._client.get(path)
+        except httpx.TimeoutException:
+            raise AssertionError(f"{path} says nothing for {ADMIN_PATIENCE_S} s") from None
 
     def figure(self, name: str, **labels: str) -> float:
         """One of its figures, without its prefix; 0 for a counter that has not counted yet."""
-        answer = self._client.get("/metrics")
+        answer = self._get("/metrics")
         assert answer.status_code == 200, f"/metrics: {answer.status_code} {answer.text}"
         return sum(
             sample.value
@@ -88,7 +97,7 @@ class StandIn:
 
     def readiness(self) -> tuple[int, dict[str, str]]:
         """The status of `/readyz`, and what each part says."""
-        answer = self._client.get("/readyz")
+        answer = self._get("/readyz")
         return answer.status_code, answer.json()["parts"]
 
     def wait_until_ready(self) -> None:
@@ -228,7 +237,7 @@ class Watch:
     Entered with a node that is ready; the outage is what the body does. ``caught_up_s`` counts from the body's end.
     """
 
-    WARM_UP_S, COOL_DOWN_S = 1.0, 1.0
+    WARM_UP_S, COOL_DOWN_S = 0.7, 0.7
 
     def __init__(self, node: Node, members: Sequence[str], rate: float, *, seed: int = 1) -> None:
         self._node = node

@@ -10,6 +10,8 @@ import psycopg
 from gate import wait_for
 
 OUTCOMES = {200: "allowed", 403: "denied"}
+# Where a visit comes from that somebody was told of.
+BY_CHECKIN = ("checkin", "stand_in")
 
 
 class Answer(Protocol):
@@ -112,7 +114,7 @@ def _visits(record: Record, heard: dict[str, Answer], members: set[str], unheard
     unknown = 0
     for visit_id, found in record.visits.items():
         member, _, state, source = found[0]
-        if member not in members:
+        if member not in members or source not in BY_CHECKIN:
             continue
         if len(found) > 1:
             yield f"visit {visit_id} is there several times: {found}"

@@ -3,7 +3,7 @@ and is all of it on record afterwards?
 
 A database that freezes, a primary that is killed, many outages in a row with the follower killed in the middle of
 carrying over, and two bad networks. Prints a line for each, and ends with 1 where a promise was broken: every answer
-within 750 ms, nobody without a limit turned away, and a record that says what callers were told.
+within 750 ms, one in a thousand without a limit turned away at most, and a record that says what callers were told.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ HEAD = LINE.format(
 )
 # How long there is no primary.
 PROMOTED_AFTER_S = 5.0
+# Of those without a limit: what a busy machine may cost.
+TURNED_AWAY = 0.001
 EVERYBODY = people("all", free=240, once=40, three=120)
 
 
@@ -83,11 +85,12 @@ def watched(name: str, node: Node, rate: float, outage: Callable[[], None], *, u
     except AssertionError as error:
         faults.append(str(error)[:2000])
     told, kept = watch.arrivals.told, watch.arrivals.kept()
-    turned_away = sum(plan_of(each.member) == "free" and each.status != 200 for each in told)
+    free = [each for each in told if plan_of(each.member) == "free"]
+    turned_away = sum(each.status != 200 for each in free)
     if kept:
         faults.append(kept)
-    if turned_away:
-        faults.append(f"{turned_away} calls of members without a limit were turned away")
+    if turned_away > TURNED_AWAY * len(free):
+        faults.append(f"{turned_away} of {len(free)} calls of members without a limit were turned away")
     try:
         wait_until_right(url, told, most=most)
     except AssertionError as error:
