@@ -136,9 +136,10 @@ class Grown:
         return f"m-{number % self.members:07d}"
 
 
-def grow(cluster: Cluster, decisions: int) -> Grown:
-    """Fill a new database: a tenth as many members as decisions, and five hundred studios at most."""
-    grown = Grown(cluster.url(cluster.create()), clock.now(), decisions, decisions // 10, min(500, decisions // 400))
+def grow(cluster: Cluster, decisions: int, members: int | None = None) -> Grown:
+    """Fill a new database: a tenth as many members as decisions, or so many, and five hundred studios at most."""
+    url, few_studios = cluster.url(cluster.create()), min(500, decisions // 400)
+    grown = Grown(url, clock.now(), decisions, members or decisions // 10, few_studios)
     database = Database.at(grown.url)
     database.upgrade()
     with database.write() as connection:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    case,
     event,
     func,
     insert,
@@ -50,6 +51,7 @@ stand_in = Table(
     Column("over_limit", BigInteger, nullable=False),  # visits among them that went beyond a limit
 )
 _s = stand_in.c
+ERASE_PATIENCE_S = 0.5
 _NOTHING = {
     "id": 1,
     "timeline": None,
@@ -94,6 +96,8 @@ class StandInCopy:
         self.url = f"sqlite:///{path}"
         self.database = SqliteDatabase(self.url, door=door)
         event.listen(self.database.engine, "connect", _let_references_be)
+        # Whether somebody was taken out whose traces are still to be erased; at first nobody knows.
+        self.has_traces = True
 
     def prepare(self) -> None:
         """Make the file, or bring it up to date. Raises UsageError where that is impossible."""
@@ -127,6 +131,11 @@ class StandInCopy:
             ) from None
         finally:
             os.close(descriptor)
+
+    def erase_traces(self) -> None:
+        """Have nobody who was taken out left in the file's log; tries again later where somebody reads it."""
+        if self.has_traces:
+            self.has_traces = not self.database.erase_traces(ERASE_PATIENCE_S)
 
     def read_state(self, max_age_s: int) -> CopyState:
         """How it is now."""
@@ -194,6 +203,7 @@ _FILLED: Mapping[str, dict[str, object]] = {
     "members": {"profile": "{}", "updated_at_ms": 0},
     "customers": {"linked_at_ms": 0},
 }
+FIRST = -2
 DIRECTORY = (schema.studios, schema.keys, schema.plans, schema.plan_versions)
 
 
@@ -211,21 +221,27 @@ def put(connection: Connection, table: Table, columns: Sequence[str], rows: Coll
     )
 
 
-def drop(connection: Connection, table: Table, column: str, values: Collection[object]) -> None:
-    """Delete the rows that have one of these values in a column."""
-    if values:
-        _driver(connection).executemany(
-            f"DELETE FROM {table.name} WHERE {column} = ?",  # noqa: S608
-            [(value,) for value in values],
-        )
+def drop(connection: Connection, table: Table, column: str, values: Collection[object]) -> int:
+    """Delete the rows that have one of these values in a column; returns how many there were."""
+    if not values:
+        return 0
+    cursor = _driver(connection)
+    cursor.executemany(f"DELETE FROM {table.name} WHERE {column} = ?", [(value,) for value in values])  # noqa: S608
+    return int(cursor.rowcount)
 
 
-def put_directory(connection: Connection, version: int, tables: Mapping[str, Sequence[Sequence[Any]]]) -> None:
-    """Have these studios, keys and plans, and no others; the ledger sees by the version that they are new."""
+def put_directory(connection: Connection, tables: Mapping[str, Sequence[Sequence[Any]]]) -> None:
+    """Have these studios, keys and plans, and no others.
+
+    The ledger sees by the version that they are new. It counts downwards, so that it is none of the shared record's.
+    """
     for table in DIRECTORY:
         connection.execute(table.delete())
         put(connection, table, tuple(column.name for column in table.columns), tables[table.name])
-    connection.execute(update(schema.directory_version).values(version=version))
+    version = schema.directory_version.c.version
+    connection.execute(
+        update(schema.directory_version).values(version=case((version > FIRST, FIRST), else_=version - 1))
+    )
 
 
 def _driver(connection: Connection) -> Any:

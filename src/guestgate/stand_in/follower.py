@@ -14,21 +14,21 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import structlog
-from sqlalchemy import Column, ColumnElement, Connection, Table, delete, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, Table, case, delete, or_, select, update
 
 from guestgate import clock, directory, schema, sequence
 from guestgate.bulk import BulkSelect
 from guestgate.database import Database
+from guestgate.forget import NO_CUSTOMER, new_pseudonym
 from guestgate.model import Plan, VisitState
 from guestgate.stand_in import copy
 from guestgate.stand_in.copy import CUSTOMER_COLUMNS, DIRECTORY, MEMBER_COLUMNS, VISIT_COLUMNS, StandInCopy
 
 log = structlog.get_logger()
 
-# Rows of one transaction here; the ledger beside it waits for so many.
-PAGE = 1000
+# Rows of one transaction here; the ledger beside it waits for so many, unless there is nothing yet to decide on.
+PAGE, FIRST_PAGE = 1000, 10_000
 SYNC_EVERY_MS = 24 * 3600 * 1000
-ERASE_PATIENCE_S = 2.0
 FORGOTTEN = "member.forgotten"
 ABOUT_MEMBERS = ("member.", "customer.")
 
@@ -79,9 +79,10 @@ class Follower:
             behind = self._is_behind(connection, here, timeline, now_ms)
             news = None if behind else self._read_news(connection, here.seq, last)
         if news is None:
-            self._sync(timeline, last)
+            self._sync(timeline, last, FIRST_PAGE if here.timeline is None else PAGE)
             return False
         self._take(news, now_ms if news.upto == last else None)
+        self._copy.erase_traces()
         return news.upto == last
 
     def _is_behind(self, shared: Connection, here: Any, timeline: str, now_ms: int) -> bool:
@@ -99,7 +100,7 @@ class Follower:
             return
         tables = {table.name: [tuple(row) for row in shared.execute(select(table))] for table in DIRECTORY}
         with self._copy.database.write() as connection:
-            copy.put_directory(connection, version, tables)
+            copy.put_directory(connection, tables)
             self._reach = Reach.of(directory.load_plans(connection).values())
         self._directory_version = version
 
@@ -138,82 +139,111 @@ class Follower:
 
     def _forget(self) -> None:
         """Who was forgotten is not said by name: whoever is no longer there goes, and leaves no trace here."""
-        self._sync_table(schema.members, MEMBER_COLUMNS, _m.id)
-        with self._copy.database.write() as connection:
-            connection.execute(delete(schema.customers).where(_k.member_id.not_in(select(_m.id))))
-            # What was decided here is carried over first.
-            waits = _v.id.in_(select(_d.id))
-            connection.execute(delete(schema.visits).where(_v.member_id.not_in(select(_m.id)), ~waits))
-        self._copy.database.erase_traces(ERASE_PATIENCE_S)
+        with self._copy.database.connect_writer() as connection:
+            gone = self._sync_table(connection, PAGE, schema.members, MEMBER_COLUMNS, _m.id)
+            with connection.begin():
+                _erase(connection, gone)
+                connection.execute(delete(schema.customers).where(_k.member_id.not_in(select(_m.id))))
+                # What was decided here is carried over first.
+                waits = _v.id.in_(select(_d.id))
+                connection.execute(delete(schema.visits).where(_v.member_id.not_in(select(_m.id)), ~waits))
+        self._copy.has_traces = True
 
     # Everything
 
-    def _sync(self, timeline: str, last: int) -> None:
+    def _sync(self, timeline: str, last: int, page: int) -> None:
         """Compare all there is; what is recorded meanwhile comes with the next round."""
         log.info("comparing the copy with the shared record", file=str(self._copy.path))
         started, started_ms = clock.monotonic(), clock.now_ms()
+        self._directory_version = -1  # another history may have the same number
         with self._shared.read() as connection:
             self._read_directory(connection)
         since = (clock.from_ms(started_ms).date() - timedelta(days=self._reach.days)).isoformat()
         total = sorted(self._reach.total_plans)
-        self._sync_table(schema.members, MEMBER_COLUMNS, _m.id)
-        self._sync_table(schema.customers, CUSTOMER_COLUMNS, _k.customer_id)
         matters: ColumnElement[bool] = _v.local_date >= since
         if total:
             matters = or_(matters, _v.member_id.in_(select(_m.id).where(_m.plan_id.in_(total))))
-        self._sync_table(
-            schema.visits,
-            VISIT_COLUMNS,
-            _v.seq,
-            shared=[_v.state != VisitState.REVERSED.value, matters],
-            here=[_v.id.not_in(select(_d.id))],
-        )
-        with self._copy.database.write() as connection:
-            copy.note(
+        database = self._copy.database
+        with database.connect_writer() as connection, database.bulk_writing(connection):
+            gone = self._sync_table(connection, page, schema.members, MEMBER_COLUMNS, _m.id)
+            with connection.begin():
+                _erase(connection, gone)
+            self._sync_table(connection, page, schema.customers, CUSTOMER_COLUMNS, _k.customer_id)
+            self._sync_table(
                 connection,
-                timeline=timeline,
-                seq=last,
-                copied_at_ms=started_ms,
-                synced_at_ms=started_ms,
-                since=since,
-                total_plans=json.dumps(total),
+                page,
+                schema.visits,
+                VISIT_COLUMNS,
+                _v.seq,
+                shared=[_v.state != VisitState.REVERSED.value, matters],
+                here=[_v.id.not_in(select(_d.id))],
             )
+            with connection.begin():
+                copy.note(
+                    connection,
+                    timeline=timeline,
+                    seq=last,
+                    copied_at_ms=started_ms,
+                    synced_at_ms=started_ms,
+                    since=since,
+                    total_plans=json.dumps(total),
+                )
+        self._copy.has_traces = True
         log.info("the copy is complete", seconds=round(clock.monotonic() - started, 1))
 
     def _sync_table(
         self,
+        own: Connection,
+        size: int,
         table: Table,
         names: Sequence[str],
         key: Column[Any],
         shared: Sequence[ColumnElement[bool]] = (),
         here: Sequence[ColumnElement[bool]] = (),
-    ) -> None:
-        """Make a table's rows the shared one's, page by page in the order of a key.
+    ) -> list[Any]:
+        """Make a table's rows the shared one's, page by page in the order of a key; returns the keys that are gone.
 
         `shared` says which rows there matter, `here` which rows here are copies.
         """
-        columns = [table.c[name] for name in names]
+        columns, place = [table.c[name] for name in names], names.index(key.name)
+        gone: list[Any] = []
         after: Any = None
         while True:
             beyond = [] if after is None else [key > after]
             with self._shared.read() as connection:
                 # The plans that these members have are there by then.
                 self._read_directory(connection)
-                page = connection.execute(select(*columns).where(*shared, *beyond).order_by(key).limit(PAGE)).all()
-            at_end = len(page) < PAGE
-            place = names.index(key.name)
+                page = connection.execute(select(*columns).where(*shared, *beyond).order_by(key).limit(size)).all()
+            at_end = len(page) < size
             upto = [] if at_end else [key <= page[-1][place]]
-            with self._copy.database.write() as connection:
-                copies = connection.execute(select(*columns).where(*here, *beyond, *upto)).all()
+            with own.begin():
+                copies = own.execute(select(*columns).where(*here, *beyond, *upto)).all()
                 present = {row[place]: tuple(row) for row in copies}
                 wanted = {row[place]: tuple(row) for row in page}
-                copy.drop(connection, table, key.name, present.keys() - wanted.keys())
-                copy.put(
-                    connection, table, names, [row for found, row in wanted.items() if present.get(found) != row]
-                )
+                gone += present.keys() - wanted.keys()
+                copy.drop(own, table, key.name, present.keys() - wanted.keys())
+                copy.put(own, table, names, [row for found, row in wanted.items() if present.get(found) != row])
+            self._copy.database.between_chunks()
             if at_end:
-                return
+                return gone
             after = page[-1][place]
+
+
+def _erase(connection: Connection, gone: Sequence[str]) -> None:
+    """Members who are no longer there are not named in what waits to be carried over, either."""
+    for member_id in gone:
+        pseudonym = new_pseudonym()
+        linked = select(_k.customer_id).where(_k.member_id == member_id)
+        about = or_(_d.member_id == member_id, _d.aggregator_id == member_id, _d.customer_id.in_(linked))
+        connection.execute(
+            update(schema.decisions)
+            .where(about)
+            .values(
+                member_id=case((_d.member_id.is_(None), None), else_=pseudonym),
+                aggregator_id=pseudonym,
+                customer_id=NO_CUSTOMER,
+            )
+        )
 
 
 _NEW_VISITS = (_v.seq, _v.id)

@@ -92,7 +92,7 @@ class Reconciliation:
         Raises OperationError where one of the databases cannot be used.
         """
         report = Report()
-        after = 0
+        after, left_members = 0, set[str]()
         for number in count():
             page = [] if number == pages else self._page(after)
             if not page:
@@ -102,26 +102,25 @@ class Reconciliation:
             with self._shared.write(who) as connection:
                 if directory.current_version(connection) != self._directory.version:
                     self._directory = directory.load(connection)
-                batch = _Batch(connection, self._directory, self._own_id, page)
+                batch = _Batch(connection, self._directory, self._own_id, page, left_members)
                 batch.carry_over()
-            self._settle(batch)
-            report.carried_over += len(batch.settled)
+            report.carried_over += self._settle(batch)
             report.over_limit += batch.over_limit
         return report
 
     def _page(self, after: int) -> list[Waiting]:
-        """The next decisions of which it is known how they left, or clear that it will not be known."""
+        """The next decisions, in the order in which they were made."""
         with self._copy.database.read() as connection:
-            known = _a.decision_id.is_not(None) | (_d.received_at_ms < clock.now_ms() - ANSWER_PATIENCE_MS)
             rows = connection.execute(
                 select(schema.decisions, schema.answers)
                 .join(schema.answers, _a.decision_id == _d.id, isouter=True)
-                .where(known, _d.seq > after)
+                .where(_d.seq > after)
                 .order_by(_d.seq)
                 .limit(PAGE)
             ).all()
-            ids = [row.id for row in rows]
-            made = select(schema.visits).where(_v.id.in_(ids), _v.source == Source.STAND_IN.value)
+            made = select(schema.visits).where(
+                _v.id.in_([row.id for row in rows]), _v.source == Source.STAND_IN.value
+            )
             visits = {row.id: dict(row._mapping) for row in connection.execute(made)}
         return [
             Waiting(
@@ -132,37 +131,58 @@ class Reconciliation:
             for row in rows
         ]
 
-    def _settle(self, batch: _Batch) -> None:
-        """Nothing of it waits here any more; its visits are copies from now on."""
+    def _settle(self, batch: _Batch) -> int:
+        """Nothing of it waits here any more, and its visits are copies from now on; returns how many waited."""
+        if not batch.settled:
+            return 0
         with self._shared.read() as connection:
             current = current_visits(connection, batch.settled)
         with self._copy.database.write() as connection:
             take_visits(connection, batch.settled, current)
             copy.drop(connection, schema.visit_changes, "visit_id", batch.settled)
-            copy.drop(connection, schema.decisions, "id", batch.settled)
+            waited = copy.drop(connection, schema.decisions, "id", batch.settled)
             # Also of what was carried over before it was known how it left.
             connection.execute(delete(schema.answers).where(_a.decision_id.not_in(select(_d.id))))
-            copy.counted(connection, len(batch.settled), len(batch.over_limit))
+            copy.counted(connection, waited, len(batch.over_limit))
+        if batch.somebody_forgotten:
+            self._copy.has_traces = True
         if batch.over_limit:
             log.warning("visits of a stand-in went beyond a limit", visits=batch.over_limit)
+        return waited
 
 
 class _Batch:
     """Some decisions in one transaction of the shared record."""
 
     def __init__(
-        self, connection: Connection, studios: Directory, own_id: str | None, page: Sequence[Waiting]
+        self,
+        connection: Connection,
+        studios: Directory,
+        own_id: str | None,
+        page: Sequence[Waiting],
+        left_members: set[str],
     ) -> None:
-        """Lock the members; what is about others' that somebody else has locked is left for another round."""
+        """Lock the members of those whose time has come.
+
+        What is about members that somebody else has locked, or of which it is not known yet how it left, waits for
+        another run; and so does all that is about these `left_members` after that, since a re-entry leans on the
+        visit before.
+        """
         self._connection, self._directory, self._own_id = connection, studios, own_id
-        members = {each.decision["member_id"] for each in page} - {None}
-        busy = locks.try_lock(connection, members)
-        here = [each for each in page if each.decision["member_id"] not in busy]
+        here = [each for each in page if _is_due(each, left_members)]
+        members = {each.decision["member_id"] for each in here} - {None}
+        left_members |= locks.try_lock(connection, members)
+        here = [each for each in here if each.decision["member_id"] not in left_members]
         self.settled = [each.decision["id"] for each in here]
         self._theirs: dict[str, str] = dict(_theirs(connection, self.settled))
         self._forgotten = {member: new_pseudonym() for member in members - locks.existing(connection, members)}
         self._ours = [each for each in here if self._is_ours(each)]
         self.over_limit: list[str] = []
+
+    @property
+    def somebody_forgotten(self) -> bool:
+        """Whether somebody was forgotten after the decision."""
+        return bool(self._forgotten)
 
     def _is_ours(self, each: Waiting) -> bool:
         theirs = self._theirs.get(each.decision["id"])
@@ -172,10 +192,10 @@ class _Batch:
         """Write what is ours, and who did so."""
         if not self._ours:
             return
+        for each in self._ours:
+            if each.decision["id"] in self._theirs:
+                self._clear(each.decision)
         written = list(self._rows())
-        for decision, _, _ in written:
-            if decision["id"] in self._theirs:
-                self._clear(decision)
         numbers = iter(sequence.take(self._connection, 3 * len(written)))
         decisions, visits, trail = [], [], []
         for decision, visit, _ in written:
@@ -201,11 +221,8 @@ class _Batch:
             if decision["outcome"] == Outcome.ALLOWED.value and decision["visit_id"] not in counting:
                 # Its own; or it leaned on one that did not come about, and then this is where somebody walked in.
                 decision["visit_id"] = decision["id"]
-                state = VisitState.AUTHORIZED if each.was_sent else VisitState.REVERSED
-                if each.visit is not None:  # reversed here only where nobody leaned on it
-                    state = VisitState(each.visit["state"])
-                visit = self._visit(decision, state)
-                if state is not VisitState.REVERSED:
+                visit = self._visit(decision, each)
+                if each.was_sent:
                     counting.add(decision["id"])
                     if exceeds(each):
                         self.over_limit.append(decision["id"])
@@ -219,7 +236,8 @@ class _Batch:
             decision |= {"member_id": pseudonym, "aggregator_id": pseudonym, "customer_id": NO_CUSTOMER}
         return decision
 
-    def _visit(self, decision: Row, state: VisitState) -> Row:
+    def _visit(self, decision: Row, each: Waiting) -> Row:
+        """The visit that a decision makes; with the studio's tags as they were then, where that is known."""
         studio = self._directory.studios[decision["studio_id"]]
         at = clock.from_ms(decision["received_at_ms"])
         return {
@@ -228,10 +246,10 @@ class _Batch:
             "studio_id": studio.id,
             "at_ms": decision["received_at_ms"],
             "local_date": at.astimezone(studio.timezone).date().isoformat(),
-            "tags": tags_text(studio.tags),
+            "tags": tags_text(studio.tags) if each.visit is None else each.visit["tags"],
             "test": studio.test,
-            "state": state.value,
-            "reversed_why": UNDELIVERED if state is VisitState.REVERSED else None,
+            "state": (VisitState.AUTHORIZED if each.was_sent else VisitState.REVERSED).value,
+            "reversed_why": None if each.was_sent else UNDELIVERED,
             "source": Source.STAND_IN.value,
             "plan_id": decision["plan_id"],
             "plan_version": decision["plan_version"],
@@ -245,7 +263,7 @@ class _Batch:
         def exceeds(each: Waiting) -> bool:
             checkin = checkins[each.decision["id"]]
             facts = book.facts(checkin)
-            if facts.member is None:
+            if facts.member is None or facts.studio.test:
                 return False
             decision = decide(checkin, facts)
             book.add(decision, checkin, facts.member, facts.studio)
@@ -277,6 +295,14 @@ class _Batch:
             corrections.reverse(self._connection, decision_id, UNDELIVERED)
         self._connection.execute(delete(schema.answers).where(_a.decision_id == decision_id))
         self._connection.execute(delete(schema.decisions).where(_d.id == decision_id))
+
+
+def _is_due(each: Waiting, left_members: set[str]) -> bool:
+    """Whether it can be carried over now; adds the member where that has to wait."""
+    known = each.answer is not None or each.decision["received_at_ms"] < clock.now_ms() - ANSWER_PATIENCE_MS
+    if not known and each.decision["member_id"] is not None:
+        left_members.add(each.decision["member_id"])
+    return known and each.decision["member_id"] not in left_members
 
 
 def _checkin(decision: Row) -> CheckIn:
