@@ -26,6 +26,7 @@ SOURCES: dict[str, tuple[Any, str, Any]] = {
     "unknown_member_status": (404, "403", 404),
     "stand_in": ("refuse", "snapshot", "refuse"),
     "stand_in_max_age_s": (11, "12", 13),
+    "stand_in_file": ("file.db", "environment.db", Path("option.db")),
     "payable_requires": ("confirmed", "authorized", "confirmed"),
     "host": ("127.0.0.1", "127.0.0.2", "127.0.0.3"),
     "port": (1001, "1002", 1003),

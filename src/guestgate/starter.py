@@ -55,8 +55,12 @@ database = "sqlite:///guestgate.db"
 
 # Only with PostgreSQL: how many processes answer on this machine.
 # workers = 1
+
+# What happens while the database cannot be asked: this machine answers on a copy of its own ("snapshot"), unless that
+# is older than so many seconds, or not at all ("refuse").
 # stand_in = "snapshot"
 # stand_in_max_age_s = 3600
+# stand_in_file = "guestgate-standin.db"
 """
 
 PLANS = """\
