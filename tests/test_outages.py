@@ -24,7 +24,7 @@ from backends import Server
 from callers import Caller, Reply, problems
 from cluster import Cluster, primary_and_standby
 from gate import wait_for
-from outages import (
+from outage import (
     FILE,
     FOLLOW_S,
     FOLLOWER,

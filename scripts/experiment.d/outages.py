@@ -22,7 +22,7 @@ from typing import NamedTuple
 from arrivals import PROMISE_S, Told, percentile
 from callers import problems
 from cluster import Cluster, primary_and_standby
-from outages import Node, Watch, dark, frozen, kill_the_follower, most, people, plan_of
+from outage import Node, Watch, dark, frozen, kill_the_follower, most, people, plan_of
 from recount import stand_ins, wait_until_right
 
 from guestgate.database import Database
