@@ -44,8 +44,8 @@ class Told(NamedTuple):
 class Arrivals:
     """``rate`` check-ins a second on the average, at random instants, from entering until the end.
 
-    After the end ``told`` has the answers in their order, ``broken`` what became of calls without one, and ``lag_s``
-    how late a call was made at worst.
+    After the end ``told`` has the answers in their order, ``broken`` what became of calls without one that says how
+    the check-in was decided, and ``lag_s`` how late a call was made at worst.
     """
 
     def __init__(
@@ -190,9 +190,11 @@ class _Callers:
             self._broken.append(f"{member}: {error!r} after {time.monotonic() - sent_at:.3f} s")
         else:
             seconds = time.monotonic() - sent_at
-            self._told.append(
-                Told(member, status, said["decision"], said["reason"], said["decisionId"], seconds, sent_at)
-            )
+            if "decision" in said:
+                answer = (status, said["decision"], said["reason"], said["decisionId"])
+                self._told.append(Told(member, *answer, seconds, sent_at))
+            else:
+                self._broken.append(f"{member}: {status} {said} after {seconds:.3f} s")
         self._lines.append(line)
 
 

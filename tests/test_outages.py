@@ -29,6 +29,7 @@ from outage import (
     FOLLOW_S,
     FOLLOWER,
     LEDGER,
+    OUTAGE_S,
     STAND_IN,
     Node,
     Watch,
@@ -325,6 +326,29 @@ def test_outages_in_a_row(new_node: NewNode, server: Server) -> None:
     assert stand_ins(node.url) > OUTAGES
     assert node.gate.stop() == 0
     wait_until_right(node.url, arrivals.told, most=most)
+
+
+def test_a_local_ledger_that_dies(new_node: NewNode) -> None:
+    """In the middle of an outage: for a moment nobody can decide and all are told so, and then it goes on."""
+    node = new_node()
+    everybody = people("local")
+    node.furnish(*everybody)
+    node.start()
+    assert node.gate.process is not None
+    server_pid = node.gate.process.pid
+    with Watch(node, everybody, RATE, seed=SEED) as arrivals, dark(node):
+        time.sleep(OUTAGE_S)
+        (victim,) = children(server_pid, STAND_IN)
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: set(children(server_pid, STAND_IN)) - {victim}, "it was not started again", node.gate)
+        time.sleep(OUTAGE_S)
+        back_at = time.monotonic()
+        time.sleep(OUTAGE_S)
+    assert not arrivals.kept(), arrivals.kept()
+    at_last = [told for told in arrivals.told if told.sent_at > back_at and plan_of(told.member) == "free"]
+    assert at_last and Counter(told.status for told in at_last)[200] >= (1 - TURNED_AWAY) * len(at_last), at_last[:5]
+    wait_until_right(node.url, arrivals.told, most=most)
+    assert problems(Database.at(node.url)) == []
 
 
 def test_a_server_that_shall_not_stand_in(new_node: NewNode) -> None:
