@@ -34,6 +34,8 @@ HEAD = LINE.format(
 )
 # How long there is no primary.
 PROMOTED_AFTER_S = 5.0
+# Of a server's log, where it does not do what it should.
+LOG_CHARS = 4000
 EVERYBODY = people("all", free=240, once=40, three=120)
 
 
@@ -88,7 +90,8 @@ def watched(name: str, node: Node, load: Load, outage: Callable[[], None], *, ur
             outage()
             ended = time.monotonic()
     except AssertionError as error:
-        faults.append(str(error)[:2000])
+        what, _, log = str(error).partition("\n")
+        faults.append(f"{what}\n{log[-LOG_CHARS:]}")
     told, kept = watch.arrivals.told, watch.arrivals.kept()
     free = [each for each in told if plan_of(each.member) == "free"]
     turned_away = sum(each.status != 200 for each in free)
