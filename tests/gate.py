@@ -46,9 +46,15 @@ class Gate:
     What it begins with is written by this process, by the functions that the commands call.
     """
 
-    def __init__(self, folder: Path, *options: str, database_url: str | None = None) -> None:
-        """Create it as `guestgate init` does, in a new file or an empty database; `options` go to every `serve`."""
-        self.folder = folder
+    def __init__(
+        self, folder: Path, *options: str, database_url: str | None = None, stand_in: str = "refuse"
+    ) -> None:
+        """Create it as `guestgate init` does, in a new file or an empty database; `options` go to every `serve`.
+
+        Without its database it does not `stand_in`, unless that is what a test is about: what it then decides is
+        right by looser rules.
+        """
+        self.folder, self.stand_in = folder, stand_in
         self.options = options
         self.cert, self.key_file = make_certificate(folder)
         self.port, self.admin_port = free_port(), free_port()
@@ -59,6 +65,8 @@ class Gate:
         starter.write(self.home, database_url=database_url)
         self.database_url = database_url or f"sqlite:///{self.home / 'guestgate.db'}"
         self.database = Database.at(self.database_url)
+        if database_url is not None:
+            self.configure(f'stand_in = "{stand_in}"')
 
     @property
     def url(self) -> str:
@@ -81,9 +89,14 @@ class Gate:
     def join(self, folder: Path, *options: str) -> Gate:
         """Another machine's installation on the same database, with the same studios' keys."""
         folder.mkdir()
-        other = Gate(folder, *options, database_url=self.database_url)
+        other = Gate(folder, *options, database_url=self.database_url, stand_in=self.stand_in)
         other.keys = self.keys
         return other
+
+    def configure(self, line: str) -> None:
+        """Add a setting."""
+        with (self.home / "guestgate.toml").open("a", encoding="utf-8") as config:
+            config.write(f"{line}\n")
 
     def json(self, *arguments: str, **options: Any) -> list[Any]:
         """The objects that a command prints with --json."""

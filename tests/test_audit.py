@@ -28,7 +28,8 @@ OTHER_KEY = "Zx9Rq2Lm7Vb4Nc8Kd1Wf6Hg3Tj5Ps0Qe"
 # Commands that change nothing that is on record, or that others test: each is named, so that a new one is looked at.
 CHANGES_NOTHING = {
     "backup", "changes", "check", "decisions", "explain", "init", "list", "probe", "quickstart", "register",
-    "restore", "serve", "status", "compact", "export", "traffic", "audit", "show", "statement", "test", "upgrade", "visits",
+    "restore", "serve", "status", "compact", "export", "traffic", "audit", "show", "statement", "test", "upgrade",
+    "visits",
 }  # fmt: skip
 ELSEWHERE = {"copy", "prune", "forget", "code", "reconcile"}
 

@@ -61,8 +61,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, postgres: Server) -> Iterato
     first.members(*(f"free-{number},free" for number in range(40)))
     gates = [first, *(first.join(folder / str(number)) for number in range(2, NODES + 1))]
     for gate in gates:
-        with (gate.home / "guestgate.toml").open("a", encoding="utf-8") as config:
-            config.write("answer_budget_ms = 750\n")
+        gate.configure("answer_budget_ms = 750")
         gate.start()
     yield gates
     for gate in gates:

@@ -25,7 +25,7 @@ def start_cold(cluster: Cluster, decisions: int, members: int, folder: Path) -> 
     """Seconds until the copy could stand in, and the memory of its processes in MB."""
     grown = grow(cluster, decisions, members)
     folder.mkdir()
-    gate = Gate(folder, database_url=grown.url)
+    gate = Gate(folder, database_url=grown.url, stand_in="snapshot")
     try:
         started = time.monotonic()
         gate.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, exists, insert, select, update
 
 from guestgate import clock, locks, schema, sequence, stretch
 from guestgate.bulk import BulkSelect
@@ -80,9 +80,17 @@ def reverse_undelivered(connection: Connection, decision_ids: Collection[str]) -
 
 
 def _made_by_checkin(connection: Connection, visit_id: str) -> bool:
-    """Whether a check-in made the visit and nothing has confirmed or reversed it since."""
+    """Whether a check-in made the visit, whose decision is here, and nothing has confirmed or reversed it since.
+
+    On the copy of a stand-in there are visits whose decisions are elsewhere, and so are answers that leaned on them.
+    """
     visit = connection.execute(
-        select(_v.id).where(_v.id == visit_id, _v.source.in_(BY_CHECKIN), _v.state == VisitState.AUTHORIZED.value)
+        select(_v.id).where(
+            _v.id == visit_id,
+            _v.source.in_(BY_CHECKIN),
+            _v.state == VisitState.AUTHORIZED.value,
+            exists(select(_d.id).where(_d.id == visit_id)),
+        )
     ).first()
     return visit is not None
 

@@ -64,24 +64,26 @@ class Database(ABC):
     name: str
 
     @staticmethod
-    def at(url: str, *, door: bool = False, pooled: bool = False) -> Database:
+    def at(url: str, *, door: bool = False, pooled: bool = False, fence: Path | None = None) -> Database:
         """The database of a URL, not yet connected. Raises UsageError for a URL that cannot work.
 
         For the door's processes, `door`, it waits for nobody and does no upkeep by the way. Whoever serves
         for long has connections to a server `pooled`. Neither waits for ever for a server that is silent.
+        `fence` is the file by which processes keep one another from an old primary (`guestgate.fence`);
+        without one, each knows only those that it has met.
         """
         if is_postgres(url):
             from guestgate.postgres import PostgresDatabase
 
-            return PostgresDatabase(url, door=door, pooled=pooled)
+            return PostgresDatabase(url, door=door, pooled=pooled, fence=fence)
         from guestgate.sqlite import SqliteDatabase
 
         return SqliteDatabase(url, door=door)
 
     @staticmethod
-    def open(url: str, *, door: bool = False, pooled: bool = False) -> Database:
+    def open(url: str, *, door: bool = False, pooled: bool = False, fence: Path | None = None) -> Database:
         """Open a database that exists and has a schema this version works with; else a UsageError says what to do."""
-        database = Database.at(url, door=door, pooled=pooled)
+        database = Database.at(url, door=door, pooled=pooled, fence=fence)
         try:
             database.check_usable()
         except BaseException:

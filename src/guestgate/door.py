@@ -138,6 +138,7 @@ def _shared_role(settings: Settings) -> LedgerRole:
         settings.aggregator_id,
         settings.answer_budget_ms,
         keep_undecided=not settings.stands_in,
+        fence=settings.fence,
     )
 
 

@@ -13,6 +13,7 @@ import asyncio
 import gc
 from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
 from typing import NamedTuple
 
 import structlog
@@ -43,6 +44,7 @@ class LedgerRole(NamedTuple):
     """Which ledger: what its process is called, and what it works with (see `Ledger`).
 
     ``copy_max_age_s`` is None for a ledger of the record itself; else its database is a copy, which may be so old.
+    ``fence`` is for `Database.at`.
     """
 
     name: str
@@ -51,6 +53,7 @@ class LedgerRole(NamedTuple):
     budget_ms: int
     copy_max_age_s: int | None = None
     keep_undecided: bool = True
+    fence: Path | None = None
 
 
 class LedgerProcess:
@@ -149,11 +152,12 @@ def _main(
     budget_ms: int,
     copy_max_age_s: int | None,
     keep_undecided: bool,
+    fence: Path | None,
 ) -> None:
     """The ledger's end: ends when the door closes the pipe, or with the door."""
     configure_log()
     settle_in(name)
-    database = Database.at(url, door=True)
+    database = Database.at(url, door=True, fence=fence)
     stand_in = None if copy_max_age_s is None else StandInRules(copy_max_age_s)
     with database.in_use():  # also when the door is gone and what is left is being written
         _decide(pipe, database, Ledger(database, own_id, budget_ms, stand_in=stand_in, keep_undecided=keep_undecided))

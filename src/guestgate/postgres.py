@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection, RootTransaction, create_engine, event
 from sqlalchemy.exc import DBAPIError, TimeoutError
 from sqlalchemy.pool import NullPool
@@ -22,6 +24,9 @@ from sqlalchemy.pool import NullPool
 from guestgate import clock, database, partitions, schema, sequence, silence
 from guestgate.database import PATIENCE_MS, SYSTEM, BusyError, CommitLostError, Database, Fault, cause_of
 from guestgate.errors import OperationError, UnreachableError, UsageError
+from guestgate.fence import Fence, History
+
+log = structlog.get_logger()
 
 OLDEST_SERVER = 15
 POOL: dict[str, Any] = {"pool_size": 4, "max_overflow": 12, "pool_timeout": 10, "pool_pre_ping": True}
@@ -48,6 +53,10 @@ CONNECTION = {
 }
 PREPARE, PREPARE_AFTER = "prepare_threshold", "5"
 _ESCAPES = "write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and in the password %40 for @, %2F for /, %25 for %"
+# Nothing from a standby: it writes no history of its own.
+_HISTORY = f"""
+    SELECT system_identifier, {sequence.WAL_TIMELINE} FROM pg_control_system()
+    WHERE NOT pg_is_in_recovery()"""  # noqa: S608
 # Who we are, where, and the first thing that we lack: in tables, or of functions.
 _RIGHTS = """
     WITH wanted AS (
@@ -74,12 +83,13 @@ class PostgresDatabase(Database):
     hold_s = 0.02
     leave_free = 0.0
 
-    def __init__(self, url: str, *, door: bool = False, pooled: bool = False) -> None:
+    def __init__(self, url: str, *, door: bool = False, pooled: bool = False, fence: Path | None = None) -> None:
         """Prepare, without connecting. Raises UsageError for a URL that cannot work, or without the driver."""
         self.driver = driver()
         self._class = self.driver.Connection
         if door or pooled:
-            self._class = silence.connection_class(self.driver, DOOR_SILENCE_S if door else REPORT_SILENCE_S)
+            silence_s = DOOR_SILENCE_S if door else REPORT_SILENCE_S
+            self._class = silence.connection_class(self.driver, silence_s, self._fell_silent)
         self.parameters, self._prepare_threshold = parse_url(self.driver, url)
         self.name = f"PostgreSQL at {self.parameters.get('host', 'localhost')}"
         if "dbname" in self.parameters:
@@ -92,19 +102,77 @@ class PostgresDatabase(Database):
             hide_parameters=True,  # they may be personal, and errors are logged
         )
         event.listen(self.engine, "begin", self._begin)
+        self._fence = Fence(fence)
+        self._passed_over: str | None = None
+        self._look_around = False
 
     def _connect(self) -> Any:
+        """To libpq's choice, or where that is an old primary to another host. Raises the driver's error."""
+        refusal = None
+        for connection in self._candidates():
+            if not self._is_old(connection):
+                if refusal not in (None, self._passed_over):
+                    log.warning("an old primary is passed over", why=refusal)
+                    self._passed_over = refusal
+                return connection
+            refusal = self._refusal(connection)
+            connection.close()
+        raise self.driver.OperationalError(refusal)
+
+    def _candidates(self) -> Iterator[Any]:
+        """Connections in the order in which they are to be tried: libpq takes the first host that takes writes."""
+        if self._look_around:
+            self._look_around = False
+            for connection in self._each_host():  # the timeline of each is known then
+                connection.close()
+        yield self._connect_to(self.parameters)
+        yield from self._each_host()
+
+    def _each_host(self) -> Iterator[Any]:
+        for host in self.driver.conninfo.conninfo_attempts(self.parameters):
+            with suppress(self.driver.OperationalError):
+                yield self._connect_to(host)
+
+    def _fell_silent(self) -> None:
+        """A server may say nothing because its standby, which a commit waits for, has been promoted."""
+        self._look_around = True
+
+    def _connect_to(self, parameters: Mapping[str, Any]) -> Any:
+        """A connection, whose `history` says what its server writes; None for a standby's."""
         connection = self._class.connect(
-            **self.parameters,
+            **parameters,
             autocommit=True,  # transactions begin where `_begin` says
             prepare_threshold=self._prepare_threshold,
         )
         # Whole numbers always as the same type, so that a statement is prepared once for all of them.
         numeric = importlib.import_module("psycopg.types.numeric")
         connection.adapters.register_dumper(int, numeric.Int8Dumper)
+        try:
+            found = connection.execute(_HISTORY).fetchone()
+        except BaseException:
+            connection.close()
+            raise
+        connection.history = None if found is None else History(*found)
+        if connection.history is not None:
+            self._fence.saw(connection.history)
         return connection
 
+    def _is_old(self, connection: Any) -> bool:
+        """Whether a connection is to an old primary by now."""
+        history = connection.history
+        return history is not None and history.timeline < self._fence.newest(history.system)
+
+    def _refusal(self, connection: Any) -> str:
+        system, timeline = connection.history
+        return (
+            f"{connection.info.host}:{connection.info.port} is an old primary: its timeline is {timeline}, "
+            f"another one's was {self._fence.newest(system)}"
+        )
+
     def _begin(self, connection: Connection) -> None:
+        # A connection may have been idle, or kept, while another server took over. The pool may have more of them.
+        while self._is_old(connection.connection.driver_connection):
+            connection.invalidate()
         options = connection.get_execution_options()
         sequence.forget_numbers(connection)
         connection.exec_driver_sql(options.get("guestgate_begin", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"))
@@ -249,7 +317,7 @@ class PostgresDatabase(Database):
 
     def oldest_user(self) -> str | None:
         """What the guestgate that made the schema wrote down about older ones."""
-        with suppress(DBAPIError), self.engine.connect() as connection:
+        with suppress(DBAPIError), self.engine.connect() as connection, connection.begin():
             return str(connection.exec_driver_sql("SELECT oldest_user FROM cluster").scalar_one())
         return None
 

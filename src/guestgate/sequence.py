@@ -31,19 +31,19 @@ NUMBERED = (schema.decisions, schema.visits, schema.visit_changes, schema.change
 
 _take_sqlite = f"UPDATE {schema.feed.name} SET seq = seq + ? RETURNING seq"  # noqa: S608
 _transaction = f"SELECT pg_current_xact_id()::text::bigint, base FROM {schema.cluster.name}"  # noqa: S608
+# Where a server writes now; what it says about its last checkpoint is older after a promotion.
+WAL_TIMELINE = "('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer"
 _position = f"""
-    SELECT f.timeline, c.wal_timeline, pg_snapshot_xmin(pg_current_snapshot())::text::bigint + c.base,
-        ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer
+    SELECT f.timeline, c.wal_timeline, pg_snapshot_xmin(pg_current_snapshot())::text::bigint + c.base, {WAL_TIMELINE}
     FROM {schema.feed.name} AS f, {schema.cluster.name} AS c"""  # noqa: S608
 # This one may be younger than all that have ended.
 _next_transaction = f"""
     SELECT max(base) + greatest(pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
         pg_current_xact_id_if_assigned()::text::bigint + 1)
     FROM {schema.cluster.name}"""  # noqa: S608
-_home = """
-    SELECT (pg_control_system()).system_identifier || '/' || oid,
-        ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer
-    FROM pg_database WHERE datname = current_database()"""
+_home = f"""
+    SELECT (pg_control_system()).system_identifier || '/' || oid, {WAL_TIMELINE}
+    FROM pg_database WHERE datname = current_database()"""  # noqa: S608
 
 
 def take(connection: Connection, count: int) -> range:

@@ -34,6 +34,8 @@ def serve(settings: Settings) -> None:
     check_settings(settings)
     admin_address(settings)
     database = _open(settings)
+    if settings.stands_in:
+        StandInCopy(settings.stand_in_file).prepare()
     with database.in_use():
         healthy = uvloop.run(_Server(settings, database).run())
     if not healthy:
@@ -45,7 +47,7 @@ def serve(settings: Settings) -> None:
 def _open(settings: Settings) -> Database:
     """The database, checked; unchecked where it does not answer and this machine can stand in for it."""
     try:
-        return Database.open(settings.database, door=True, pooled=True)
+        return Database.open(settings.database, door=True, pooled=True, fence=settings.fence)
     except UnreachableError as error:
         own = StandInCopy(settings.stand_in_file)
         if not settings.stands_in or not own.path.exists():
@@ -54,7 +56,7 @@ def _open(settings: Settings) -> Database:
         if problem is not None:
             raise UnreachableError(f"{error}; nor can this machine stand in for it: {problem}") from None
         log.error("the shared database does not answer; starting all the same, to stand in for it", error=str(error))
-        return Database.at(settings.database, door=True, pooled=True)
+        return Database.at(settings.database, door=True, pooled=True, fence=settings.fence)
 
 
 class _Server:
@@ -77,8 +79,6 @@ class _Server:
         address = door_address(self._settings)
         address.check_free()
         follower = FollowerProcess(self._settings) if self._settings.stands_in else None
-        if follower is not None:
-            await follower.start()  # before the ledgers that use its file
         door: Door | Workers
         if self._settings.workers > 1:
             door = Workers(self._settings)
@@ -87,7 +87,10 @@ class _Server:
         admin_listener = AdminProcess(self._settings, door.state)
         caring: list[asyncio.Task[None]] = []
         try:
-            await asyncio.gather(door.start(), admin_listener.start())
+            starting = [door.start(), admin_listener.start()]
+            if follower is not None:
+                starting.append(follower.start())
+            await asyncio.gather(*starting)
             caring.append(asyncio.create_task(_keep_warning(door)))
             caring.append(asyncio.create_task(_keep_partitions(self._database)))
             log.info("serving", address=str(address), path=self._settings.checkin_path)

@@ -59,6 +59,11 @@ class Settings(BaseSettings):
         """Whether this machine answers on a copy of its own where the shared database does not."""
         return self.stand_in == "snapshot" and is_postgres(self.database)
 
+    @property
+    def fence(self) -> Path | None:
+        """The file by which this machine's processes keep one another from an old primary (`guestgate.fence`)."""
+        return self.stand_in_file.with_name(self.stand_in_file.name + ".fence") if self.stands_in else None
+
     @field_validator("unknown_member_status", mode="before")
     @classmethod
     def _number(cls, status: object) -> object:

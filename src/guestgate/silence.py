@@ -6,7 +6,7 @@ whoever waits for a reply would do so for ever, and long after another machine h
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import ModuleType
 from typing import Any
 
@@ -17,8 +17,8 @@ from guestgate import clock
 log = structlog.get_logger()
 
 
-def connection_class(psycopg: ModuleType, silence_s: float) -> type[Any]:
-    """psycopg's connection; where one reply takes longer, it is closed and an OperationalError raised.
+def connection_class(psycopg: ModuleType, silence_s: float, given_up: Callable[[], None]) -> type[Any]:
+    """psycopg's connection; where a reply takes longer it is closed, `given_up` called, an OperationalError raised.
 
     That cancels nothing: what the server has been told it goes on with once it can, a commit included.
     """
@@ -37,6 +37,7 @@ def connection_class(psycopg: ModuleType, silence_s: float) -> type[Any]:
                     if not ready and clock.monotonic() > give_up_at:
                         log.warning("the database says nothing; its connection is given up", waited_s=silence_s)
                         self.pgconn.finish()
+                        given_up()
                         raise psycopg.OperationalError(f"the server said nothing for {silence_s} seconds")
                     wanted = gen.send(ready)
             except StopIteration as done:

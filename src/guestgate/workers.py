@@ -186,7 +186,9 @@ async def _work(pipe: Pipe, settings: Settings) -> None:
     loop, ending, renew = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     door: Door | None = None
     try:
-        door = Door(settings, Database.at(settings.database, door=True, pooled=True), ending.set)
+        door = Door(
+            settings, Database.at(settings.database, door=True, pooled=True, fence=settings.fence), ending.set
+        )
         await door.start()
     except GuestgateError as error:
         with suppress(OSError):

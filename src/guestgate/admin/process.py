@@ -183,7 +183,7 @@ async def _serve(pipe: Pipe, settings: Settings) -> None:
     loop, ending = asyncio.get_running_loop(), asyncio.Event()
     try:
         address.check_free()
-        database = Database.at(settings.database, pooled=True)
+        database = Database.at(settings.database, pooled=True, fence=settings.fence)
         line = DoorLine(pipe, lambda: loop.call_soon_threadsafe(ending.set))
         listener = Listener(create_app(database, settings, line.ask), Interfaces.ASGINL, address, MAX_CONNECTIONS)
         await listener.start()

@@ -101,6 +101,9 @@ def options(
     if version:
         print(f"guestgate {__version__}")
         raise typer.Exit
+    from guestgate import log
+
+    log.configure()  # standard output is for what was asked
 
 
 def main() -> None:

@@ -41,7 +41,8 @@ console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 def open_database(config: Path | None) -> Database:
     """The configured database, checked."""
-    return Database.open(settings.load(config).database)
+    loaded = settings.load(config)
+    return Database.open(loaded.database, fence=loaded.fence)
 
 
 def own_url(loaded: settings.Settings) -> str:

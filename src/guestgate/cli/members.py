@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from guestgate import log, members
+from guestgate import members
 from guestgate.cli.common import (
     AsJson,
     ConfigFile,
@@ -201,7 +201,6 @@ def forget_(
 
     [dim]guestgate member forget m-1042 --yes[/dim]
     """
-    log.configure()
     database = open_database(config)
     with database.read() as connection:
         members.require(connection, member_id)

@@ -33,7 +33,6 @@ def quickstart_command(
     """
     from guestgate import quickstart
 
-    log.configure()
     summary = quickstart.run(for_, quiet=as_json)
     if as_json:
         print_json(summary)

@@ -80,7 +80,7 @@ def reconcile(config: ConfigFile = None, as_json: AsJson = False) -> None:
     seconds whose answer is not recorded yet is left for the next time.
     """
     loaded = settings.load(config)
-    own, shared = _copy(loaded), Database.open(loaded.database, pooled=True)
+    own, shared = _copy(loaded), Database.open(loaded.database, pooled=True, fence=loaded.fence)
     report = Reconciliation(shared, own, loaded.aggregator_id).run(who())
     waiting = own.read_state(loaded.stand_in_max_age_s).waiting
     if as_json:

@@ -135,11 +135,11 @@ class Follower:
             plans = dict(_plans_here(connection, asked))
         rows = list(_members(shared, asked))
         moved = {row[0] for row in rows if plans.get(row[0]) != row[1]}
-        return _People(asked, rows, list(_links(shared, asked)), list(_visits_of(shared, moved)))
+        return _People(asked, moved, rows, list(_links(shared, asked)), list(_visits_of(shared, moved)))
 
     def _forget(self) -> None:
         """Who was forgotten is not said by name: whoever is no longer there goes, and leaves no trace here."""
-        with self._copy.database.connect_writer() as connection:
+        with self._copy.database.explained(), self._copy.database.connect_writer() as connection:
             gone = self._sync_table(connection, PAGE, schema.members, MEMBER_COLUMNS, _m.id)
             with connection.begin():
                 _erase(connection, gone)
@@ -164,7 +164,7 @@ class Follower:
         if total:
             matters = or_(matters, _v.member_id.in_(select(_m.id).where(_m.plan_id.in_(total))))
         database = self._copy.database
-        with database.connect_writer() as connection, database.bulk_writing(connection):
+        with database.explained(), database.connect_writer() as connection, database.bulk_writing(connection):
             gone = self._sync_table(connection, page, schema.members, MEMBER_COLUMNS, _m.id)
             with connection.begin():
                 _erase(connection, gone)
@@ -269,9 +269,10 @@ class _News(NamedTuple):
 
 
 class _People(NamedTuple):
-    """Those of some members who exist, their links to customers, and visits that may be missing here."""
+    """Those of some members who exist, their links to customers, and all visits of those who have ``moved``."""
 
     asked: set[str]
+    moved: set[str]
     rows: list[Any]
     links: list[Any]
     visits: list[Any]
@@ -279,11 +280,18 @@ class _People(NamedTuple):
     def write(self, connection: Connection) -> None:
         gone = self.asked - {row[0] for row in self.rows}
         copy.drop(connection, schema.customers, "member_id", self.asked)
-        copy.drop(connection, schema.visits, "member_id", gone)
+        _drop_copied_visits(connection, gone | self.moved)
         copy.drop(connection, schema.members, "id", gone)
         copy.put(connection, schema.members, MEMBER_COLUMNS, self.rows)
         copy.put(connection, schema.customers, CUSTOMER_COLUMNS, self.links)
         copy.put(connection, schema.visits, VISIT_COLUMNS, self.visits)
+
+
+def _drop_copied_visits(connection: Connection, members: Collection[str]) -> None:
+    """All visits of some members but those that were made here and wait to be carried over."""
+    for member_id in members:
+        waits = _v.id.in_(select(_d.id))
+        connection.execute(delete(schema.visits).where(_v.member_id == member_id, ~waits))
 
 
 def current_visits(shared: Connection, ids: Collection[str]) -> list[Any]:

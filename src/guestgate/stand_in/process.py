@@ -44,7 +44,7 @@ class FollowerProcess:
         self._starting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Return once the file is there, for the ledgers to use. Raises OperationError where it cannot be."""
+        """Return once it follows. Raises OperationError where it cannot: another server may have the file."""
         self._child = ChildProcess(
             _main, (self._settings,), name="follower", received=_ignore, lost=self._start_again
         )
@@ -91,7 +91,6 @@ def _main(pipe: Pipe, settings: Settings) -> None:
     own = StandInCopy(settings.stand_in_file)
     try:
         with own.owned():
-            own.prepare()
             with suppress(BrokenPipeError):
                 pipe.send("")
             _run(pipe, settings, own)
@@ -101,7 +100,7 @@ def _main(pipe: Pipe, settings: Settings) -> None:
 
 
 def _run(pipe: Pipe, settings: Settings, own: StandInCopy) -> None:
-    shared = Database.at(settings.database, door=True, pooled=True)
+    shared = Database.at(settings.database, door=True, pooled=True, fence=settings.fence)
     follower = Follower(shared, own)
     reconciliation = Reconciliation(shared, own, settings.aggregator_id)
     gc.collect()

@@ -38,6 +38,10 @@ PAGE = 400
 ANSWER_PATIENCE_MS = 5_000
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
+_members = BulkSelect(schema.members.c.id, among=schema.members.c.id)
+_links = BulkSelect(
+    schema.customers.c.customer_id, schema.customers.c.member_id, among=schema.customers.c.customer_id
+)
 _theirs = BulkSelect(_d.id, _d.outcome, among=_d.id)
 _counting = BulkSelect(_v.id, among=_v.id, where=[_v.state != VisitState.REVERSED.value])
 _insert_decisions, _insert_visits = BulkInsert(schema.decisions), BulkInsert(schema.visits)
@@ -48,11 +52,15 @@ Row = dict[str, Any]
 
 
 class Waiting(NamedTuple):
-    """What was decided here: rows of the copy's tables. No ``answer``: nobody knows how it left, or whether."""
+    """What was decided here: rows of the copy's tables. No ``answer``: nobody knows how it left, or whether.
+
+    ``about`` is whom the check-in names, also where nothing could be decided: a member that the copy knows.
+    """
 
     decision: Row
     answer: Row | None
     visit: Row | None
+    about: str | None
 
     @property
     def was_sent(self) -> bool:
@@ -122,11 +130,14 @@ class Reconciliation:
                 _v.id.in_([row.id for row in rows]), _v.source == Source.STAND_IN.value
             )
             visits = {row.id: dict(row._mapping) for row in connection.execute(made)}
+            known = {member_id for (member_id,) in _members(connection, {row.aggregator_id for row in rows})}
+            linked: dict[int, str] = dict(_links(connection, {row.customer_id for row in rows}))
         return [
             Waiting(
                 {column.name: row._mapping[column] for column in schema.decisions.columns},
                 {column.name: row._mapping[column] for column in schema.answers.columns} if row.decision_id else None,
                 visits.get(row.id),
+                row.member_id or (row.aggregator_id if row.aggregator_id in known else linked.get(row.customer_id)),
             )
             for row in rows
         ]
@@ -170,9 +181,9 @@ class _Batch:
         """
         self._connection, self._directory, self._own_id = connection, studios, own_id
         here = [each for each in page if _is_due(each, left_members)]
-        members = {each.decision["member_id"] for each in here} - {None}
+        members = {each.about for each in here if each.about is not None}
         left_members |= locks.try_lock(connection, members)
-        here = [each for each in here if each.decision["member_id"] not in left_members]
+        here = [each for each in here if each.about not in left_members]
         self.settled = [each.decision["id"] for each in here]
         self._theirs: dict[str, str] = dict(_theirs(connection, self.settled))
         self._forgotten = {member: new_pseudonym() for member in members - locks.existing(connection, members)}
@@ -217,7 +228,7 @@ class _Batch:
         counting = {visit_id for (visit_id,) in _counting(self._connection, leaned_on)}
         exceeds = self._exceeds()
         for each in self._ours:
-            decision, visit = self._named(each.decision), None
+            decision, visit = self._named(each), None
             if decision["outcome"] == Outcome.ALLOWED.value and decision["visit_id"] not in counting:
                 # Its own; or it leaned on one that did not come about, and then this is where somebody walked in.
                 decision["visit_id"] = decision["id"]
@@ -228,12 +239,14 @@ class _Batch:
                         self.over_limit.append(decision["id"])
             yield decision, visit, each.answer
 
-    def _named(self, decision: Row) -> Row:
-        """Whoever was forgotten meanwhile is not named."""
-        decision = {**decision, "stand_in": True}
-        pseudonym = self._forgotten.get(decision["member_id"])
+    def _named(self, each: Waiting) -> Row:
+        """The decision; whoever was forgotten meanwhile is not named."""
+        decision = {**each.decision, "stand_in": True}
+        pseudonym = None if each.about is None else self._forgotten.get(each.about)
         if pseudonym is not None:
-            decision |= {"member_id": pseudonym, "aggregator_id": pseudonym, "customer_id": NO_CUSTOMER}
+            decision |= {"aggregator_id": pseudonym, "customer_id": NO_CUSTOMER}
+            if decision["member_id"] is not None:
+                decision["member_id"] = pseudonym
         return decision
 
     def _visit(self, decision: Row, each: Waiting) -> Row:
@@ -300,9 +313,9 @@ class _Batch:
 def _is_due(each: Waiting, left_members: set[str]) -> bool:
     """Whether it can be carried over now; adds the member where that has to wait."""
     known = each.answer is not None or each.decision["received_at_ms"] < clock.now_ms() - ANSWER_PATIENCE_MS
-    if not known and each.decision["member_id"] is not None:
-        left_members.add(each.decision["member_id"])
-    return known and each.decision["member_id"] not in left_members
+    if not known and each.about is not None:
+        left_members.add(each.about)
+    return known and each.about not in left_members
 
 
 def _checkin(decision: Row) -> CheckIn:
