@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from backends import Backend, Files, Server
 from cluster import Cluster
 from gate import Gate
 from hypothesis import settings
+from standing import Node, Shared
 from terminal import Terminal
+
+from guestgate.stand_in.copy import StandInCopy
 
 settings.register_profile("guestgate", deadline=None, print_blob=True)
 settings.load_profile("guestgate")
@@ -108,3 +112,49 @@ def served(new_gate: Callable[[], Gate]) -> Gate:
     gate.members(*(f"{plan}-{number},{plan}" for plan in ("free", "once") for number in range(10)))
     gate.start()
     return gate
+
+
+@pytest.fixture(scope="session")
+def furnished(postgres: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A database on PostgreSQL with studios and plans, to be copied."""
+    folder = tmp_path_factory.mktemp("furnished")
+    url = postgres.new(folder)
+    shared = Shared(url)
+    shared.furnish(folder)
+    shared.close()
+    yield url
+    postgres.drop(url)
+
+
+@pytest.fixture
+def shared(furnished: str, postgres: Server, tmp_path: Path) -> Iterator[Shared]:
+    """A shared record of its own for this test."""
+    shared = Shared(postgres.copy(furnished, tmp_path))
+    with structlog.testing.capture_logs():
+        yield shared
+    shared.close()
+    postgres.drop(shared.url)
+
+
+@pytest.fixture(scope="session")
+def empty_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a node's copy in which there is nothing yet, to be copied."""
+    path = tmp_path_factory.mktemp("empty") / "copy.db"
+    StandInCopy(path).prepare()
+    return path
+
+
+@pytest.fixture
+def nodes(shared: Shared, empty_copy: Path, tmp_path: Path) -> Iterator[list[Node]]:
+    """Three servers' copies of it, not yet level."""
+    paths = [tmp_path / f"copy-{number}.db" for number in range(3)]
+    nodes = [Node(shared, Path(shutil.copy(empty_copy, path))) for path in paths]
+    yield nodes
+    for node in nodes:
+        node.close()
+
+
+@pytest.fixture
+def node(nodes: list[Node]) -> Node:
+    """One of them."""
+    return nodes[0]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from backends import Server
 from gate import Gate, wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -95,15 +96,32 @@ def test_the_server_needs_no_more_than_its_unit_allows(gate: Gate, tmp_path: Pat
     assert not re.search(r"PROT_WRITE\|PROT_EXEC|PROT_EXEC\|PROT_WRITE", text)
 
 
-def test_alerts_speak_of_metrics_that_exist(gate: Gate) -> None:
+@pytest.fixture
+def several_machines(tmp_path: Path, postgres: Server) -> Iterator[Gate]:
+    """A serving installation on PostgreSQL that would stand in for it."""
+    url = postgres.new(tmp_path)
+    gate = Gate(tmp_path, database_url=url, stand_in="snapshot")
+    gate.start()
+    yield gate
+    gate.close()
+    postgres.drop(url)
+
+
+def scrape(gate: Gate) -> str:
+    """What Prometheus would get."""
+    with gate.office("viewer") as office:
+        return office.get(f"{gate.admin_url}/metrics").text
+
+
+def test_alerts_speak_of_metrics_that_exist(gate: Gate, several_machines: Gate) -> None:
     """Names and labels in the rules are those of a real scrape."""
     if gate.process is None or gate.process.poll() is not None:
         gate.start()
     gate.checkin("free-1")
     with gate.client() as client:
         assert client.post(gate.url, headers={"X-API-Key": "wrong"}).status_code == 401
-    with gate.office("viewer") as office:
-        scraped = office.get(f"{gate.admin_url}/metrics").text
+    wait_for(lambda: "copy_age" in scrape(several_machines), "there is no copy", several_machines)
+    scraped = scrape(gate) + scrape(several_machines)
     known = set(re.findall(r"^(\w+)(?:\{| )", scraped, re.MULTILINE))
     known |= set(re.findall(r"^# TYPE (\w+) gauge$", scraped, re.MULTILINE))
     rules = yaml.safe_load((ROOT / "examples" / "prometheus-alerts.yml").read_text("utf-8"))["groups"][0]["rules"]

@@ -16,7 +16,7 @@ import pytest
 import structlog
 import uuid_utils
 from backends import Backend
-from callers import locked, problems, rows
+from callers import everything, locked, problems, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
@@ -36,11 +36,13 @@ from guestgate import (
     visits,
 )
 from guestgate.bulk import SIZES, BulkInsert, BulkSelect
-from guestgate.database import Database
+from guestgate.database import Database, DiskFailedError
 from guestgate.decide import decide
 from guestgate.ledger import Answer, Ledger, Ticket
 from guestgate.ledger_process import WAITING_RETRY_S
 from guestgate.model import CheckIn, Decision, Facts
+from guestgate.stand_in.recent import RecentVisit
+from guestgate.stand_in.rules import CopyCheck
 
 # A Monday; noon in Berlin.
 NOON = datetime(2026, 11, 23, 11, tzinfo=UTC)
@@ -1043,3 +1045,94 @@ def test_random_days_add_up(url: str, monkeypatch: pytest.MonkeyPatch, seed: int
     assert states == {v: "reversed" if v in reversed_ else "authorized" for v in model.visits}, repeat
     assert problems(desk.database) == [], repeat
     assert {*told.values()} >= {ALLOWED, LIMIT}, "a dull day"
+
+
+def test_a_check_leaves_nothing(desk: Desk) -> None:
+    """It finds that check-ins could be decided, and is none itself."""
+    desk.process(desk.tap("once-0"))
+    before = everything(desk.database)
+    assert desk.ledger.check() == CopyCheck()
+    assert everything(desk.database) == before
+
+
+def test_a_check_of_an_empty_record(backend: Backend, tmp_path: Path) -> None:
+    """Where there is no studio yet, there is nothing to decide, and nothing wrong."""
+    url = backend.new(tmp_path)
+    ledger = Ledger(Database.at(url, door=True), None)
+    assert ledger.check() == CopyCheck()
+    ledger.close()
+    backend.drop(url)
+
+
+def test_a_check_finds_what_would_fail_check_ins(desk: Desk, logged: list[Any]) -> None:
+    """It says so, goes on asking, and notices when it is over."""
+    desk.change(lambda connection: connection.exec_driver_sql("ALTER TABLE members RENAME TO elsewhere"))
+    assert (desk.ledger.check(), desk.ledger.check()) == (None, None)
+    assert [line["event"] for line in logged] == ["a check found that nothing could be decided"]
+    desk.change(lambda connection: connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO members"))
+    assert desk.ledger.check() == CopyCheck()
+    assert desk.process(desk.tap("once-0")) == [ALLOWED]
+
+
+@pytest.mark.embedded
+def test_a_check_waits_for_a_lock_and_not_for_ever(desk: Desk, fake_clock: FakeClock) -> None:
+    """As long as a check-in might."""
+    with locked(Database.at(desk.url)):
+        started = fake_clock.time_s
+        assert desk.ledger.check() is None
+        assert fake_clock.time_s - started == pytest.approx(ledger.DEFAULT_BUDGET_MS / 1000, abs=0.01)
+    lock = Lock(desk.url)
+    fake_clock.on_sleep = lock.release
+    assert desk.ledger.check() == CopyCheck()
+
+
+@pytest.mark.embedded
+def test_a_check_of_a_disk_that_failed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends the ledger, as a check-in does."""
+
+    def fails(*_: object) -> None:
+        raise DiskFailedError("the disk did not make a commit durable")
+
+    monkeypatch.setattr(desk.ledger._database, "commit", fails)
+    with pytest.raises(DiskFailedError):
+        desk.ledger.check()
+
+
+def test_what_is_undecided_may_be_somebody_elses_to_record(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Late check-ins and faulty ones leave no row then, also at the end; all others do."""
+    desk = Desk(url)
+    desk.ledger = Ledger(desk.database, None, keep_undecided=False)
+    fail_for(monkeypatch, "free-1")
+    late, good, faulty = desk.tap("free-0", patience_s=-1.0), desk.tap("free-0"), desk.tap("free-1")
+    assert desk.process(late, good, faulty) == [UNDECIDED, ALLOWED, UNDECIDED]
+    assert not desk.ledger.has_news
+    desk.ledger.flush()
+    assert [row[0] for row in desk.record()] == [good.checkin.id]
+    assert desk.process(desk.tap("nobody")) == [("denied", "unknown_member")]
+    assert len(desk.record()) == 2
+    assert problems(desk.database) == []
+    desk.ledger.close()
+
+
+def test_who_is_locked_too_long_is_somebody_elses_to_record(url: str, fake_clock: FakeClock) -> None:
+    """Nor does a check-in leave a row that waited for its member, or for the record, until it was late."""
+    desk = Desk(url)
+    desk.ledger = Ledger(desk.database, None, keep_undecided=False)
+    lock = Lock(url, "once-0")
+    decided = desk.ledger.process([desk.tap("once-0", patience_s=0.2)], [])
+    while desk.ledger.waiting:
+        clock.sleep(WAITING_RETRY_S)
+        decided += desk.ledger.process([], [])
+    assert [decision.outcome.value for decision in decided] == ["undecided"]
+    lock.release()
+    desk.ledger.flush()
+    assert desk.record() == []
+    assert desk.process(desk.tap("once-0")) == [ALLOWED]
+    desk.ledger.close()
+
+
+def test_visits_that_are_remembered_are_not_for_the_record_itself(desk: Desk) -> None:
+    """It has what it has committed, and asks nobody else."""
+    tap = desk.tap("once-0")
+    ticket = tap._replace(recent=(RecentVisit(desk.tap("once-0").checkin.id, "berlin", clock.to_ms(NOON)),))
+    assert desk.process(ticket) == [ALLOWED]

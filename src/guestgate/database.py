@@ -167,6 +167,9 @@ class Database(ABC):
         """Whether another connection's transaction of this number is still under way."""
         return False
 
+    def exercise_commit(self, connection: Connection) -> None:  # noqa: B027
+        """Have the commit of this transaction go the whole way to disk and standby, though it changes nothing."""
+
     @abstractmethod
     def commit(self, transaction: RootTransaction) -> None:
         """Commit. Raises DiskFailedError or CommitLostError where nobody knows whether it took place."""

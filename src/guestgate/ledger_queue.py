@@ -49,14 +49,18 @@ class LedgerQueue:
         self._unrecorded = 0
         self._answers: list[Answer] = []
         self._flushing = self._to_check = False
-        self._in_flight: list[str] = []
+        # What the ledger has and has not answered yet.
+        self._in_flight: set[str] = set()
+        self._answers_in_flight: list[Answer] = []
 
     def _new_process(self) -> LedgerProcess:
         return LedgerProcess(self._role, self._deliver, self._checked, self._lose)
 
     def _lose(self) -> None:
         """The ledger has ended: whatever it has written, nobody gets an answer of it."""
-        in_flight, self._in_flight = self._in_flight, []
+        in_flight, self._in_flight = self._in_flight, set()
+        self._answers = self._answers_in_flight + self._answers  # told twice is once
+        self._answers_in_flight = []
         self._failed()
         self._hand_on([Ruling(each, Outcome.UNDECIDED, Reason.UNAVAILABLE) for each in in_flight], 0.0)
 
@@ -139,7 +143,7 @@ class LedgerQueue:
     def flush(self) -> None:
         """Send what there is, unless the ledger is at work."""
         self._flushing = False
-        if self._ledger.busy:
+        if self._ledger.busy or self._ledger.lost:
             return
         if self._to_check:
             self._to_check = False
@@ -153,12 +157,15 @@ class LedgerQueue:
         if not self._queue:
             spare = min(len(self._turned_away), MAX_BATCH)
             batch += [self._turned_away.popleft() for _ in range(spare)]
-        answers, self._answers = self._answers, []
-        self._in_flight = [ticket.checkin.id for ticket in batch]
-        self._ledger.send(batch, answers)
+        self._answers_in_flight, self._answers = self._answers, []
+        self._in_flight.update(ticket.checkin.id for ticket in batch)
+        self._ledger.send(batch, self._answers_in_flight)
 
     def _deliver(self, rulings: list[Ruling], commit_s: float) -> None:
         """Take what the ledger has committed, and first give it more to do."""
+        self._in_flight.difference_update(ruling.id for ruling in rulings)
+        if not self._ledger.busy:
+            self._answers_in_flight = []
         self.flush()
         if rulings:
             self._hand_on(rulings, commit_s)

@@ -205,6 +205,10 @@ class PostgresDatabase(Database):
         )
         return self.engine.connect().execution_options(guestgate_begin=begin)
 
+    def exercise_commit(self, connection: Connection) -> None:
+        """By an empty message in the write-ahead log, which whoever reads that passes over."""
+        connection.exec_driver_sql("SELECT pg_logical_emit_message(true, 'guestgate', '')")
+
     def commit(self, transaction: RootTransaction) -> None:
         """Commit, without a time limit: a time-out there would cancel the wait for a standby, not the commit.
 

@@ -58,6 +58,8 @@ class Guarded(APIRoute):
     required: Role
     media_types: tuple[str, ...] = ("application/json", "application/merge-patch+json")
     max_body_bytes: int | None = MAX_BODY_BYTES
+    # Others say at once that there is none, and let nobody wait for one that says nothing.
+    works_without_database = False
 
     def __init__(self, *arguments: Any, openapi_extra: dict[str, Any] | None = None, **options: Any) -> None:
         """As FastAPI makes a route."""
@@ -72,6 +74,8 @@ class Guarded(APIRoute):
             whole = request
             try:
                 request.state.holder = await admitted(request, self.required)
+                if not self.works_without_database and _is_away(request):
+                    raise UNAVAILABLE
                 self._check_headers(request)
                 _check_address(request)
                 if self.max_body_bytes is not None:
@@ -109,6 +113,12 @@ class Streaming(Guarded):
     max_body_bytes = None
 
 
+class Watching(Guarded):
+    """A route for whoever watches the server, also while there is no database."""
+
+    works_without_database = True
+
+
 async def admitted(request: Request, required: Role) -> Holder:
     """Who sends this, by the token as it stands now. Raises ProblemError where that may not come in."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -132,8 +142,17 @@ def router(required: Role, route_class: type[Guarded] = Guarded) -> APIRouter:
 
 
 def _holder(context: Context, token: str) -> Holder | None:
-    with context.database.read() as connection:
+    """By the database or, while that is away, by this machine's copy."""
+    copy = context.outage.copy
+    away = copy is not None and context.outage.database_is_away()
+    database = copy.database if copy is not None and away else context.database
+    with database.read() as connection:
         return holder(connection, token)
+
+
+def _is_away(request: Request) -> bool:
+    context: Context = request.app.state.context
+    return context.outage.database_is_away()
 
 
 def _length(request: Request) -> int:

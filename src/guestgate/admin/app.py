@@ -11,6 +11,7 @@ from guestgate import __version__
 from guestgate.admin import feed, members, monitoring, openapi, problems, record, studios
 from guestgate.admin.access import router
 from guestgate.admin.context import Context
+from guestgate.admin.outage import OutageWatch
 from guestgate.database import Database
 from guestgate.settings import Settings
 from guestgate.tokens import Role
@@ -33,7 +34,7 @@ def create_app(database: Database, settings: Settings, ask_door: Callable[[bool]
         separate_input_output_schemas=False,
         strict_content_type=False,  # what the guard lets through without a content type is JSON
     )
-    app.state.context = Context(database, settings, ask_door)
+    app.state.context = Context(database, settings, ask_door, OutageWatch(settings))
     problems.install(app)
     for part in (
         members.streaming,

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 from sqlalchemy import Connection
 
+from guestgate.admin.outage import OutageWatch
 from guestgate.database import Database
-from guestgate.errors import GuestgateError
 from guestgate.settings import Settings
-from guestgate.stand_in.copy import CopyState, StandInCopy
 
 if TYPE_CHECKING:
     from guestgate.door import DoorState
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """The database, the settings, and a way to ask the door how it is.
+    """The database, the settings, and ways to ask how the door is, and whether the database is away.
 
     `ask_door` is told whether its figures are wanted too; None where the door does not say.
     """
@@ -29,15 +28,7 @@ class Context:
     database: Database
     settings: Settings
     ask_door: Callable[[bool], DoorState | None]
-
-    def copy_state(self) -> CopyState | None:
-        """How this machine's copy is; None where it has none, or where it cannot be read."""
-        if not self.settings.stands_in:
-            return None
-        try:
-            return StandInCopy(self.settings.stand_in_file).read_state(self.settings.stand_in_max_age_s)
-        except GuestgateError:
-            return None
+    outage: OutageWatch
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Connection, select
 
 from guestgate import __version__, clock, expiry, schema, sequence, studios
-from guestgate.admin.access import router
+from guestgate.admin.access import Watching, router
 from guestgate.admin.context import Context
 from guestgate.door import DoorState
 from guestgate.errors import GuestgateError
@@ -26,7 +27,7 @@ from guestgate.stand_in.copy import CopyState
 from guestgate.stand_in.notice import notice
 from guestgate.tokens import Role
 
-reading, anybody = router(Role.VIEWER), APIRouter()
+reading, anybody = router(Role.VIEWER, Watching), APIRouter()
 
 # A batch takes milliseconds; a ledger that has been at one for so long is held up.
 STALLED_S = 2.0
@@ -63,18 +64,21 @@ def _parts(context: Context) -> tuple[dict[str, str], bool]:
         "ledger": "ok" if door is not None and door.stalled_s < STALLED_S else "is held up",
         "database": "ok",
     }
-    try:
-        with context.database.read() as connection:
-            sequence.position(connection)
-    except GuestgateError:
-        parts["database"] = "cannot be read"
+    if context.outage.database_is_away():
+        parts["database"] = "does not answer"
+    else:
+        try:
+            with context.database.read() as connection:
+                sequence.position(connection)
+        except GuestgateError:
+            parts["database"] = "cannot be read"
     certificate = context.settings.tls_cert
     if certificate is not None:
         until = _valid_until(certificate)
         parts["certificate"] = "cannot be read" if until is None else "ok" if until > clock.now() else "has expired"
     wrong = {name for name, state in parts.items() if state != "ok"}
     if context.settings.stands_in:
-        copy = context.copy_state()
+        copy = context.outage.state()
         parts["stand_in"] = "its copy cannot be read"
         if copy is not None:
             parts["stand_in"] = notice(copy, 0.0 if door is None else door.standing_in_s) or "ok"
@@ -114,12 +118,11 @@ class _Figures(Collector):
             )
         yield from self._files()
         if self._context.settings.stands_in:
-            yield from _stand_in(self._context.copy_state(), door)
-        try:
-            with self._context.database.read() as connection:
+            yield from _stand_in(self._context.outage.state(), door)
+        figures: list[Metric] = []
+        if not self._context.outage.database_is_away():
+            with suppress(GuestgateError), self._context.database.read() as connection:
                 figures = list(_recorded(connection))
-        except GuestgateError:
-            figures = []
         yield _gauge("guestgate_database_up", "Whether the database can be read.", float(bool(figures)))
         yield from figures
 

@@ -1,6 +1,6 @@
 """A node's copy of what decisions rest on, and what was decided on it: a SQLite file of the record's own schema.
 
-Studios, keys, plans, members (without what is known of them as persons), links and the visits that limits
+Studios, keys, plans, tokens, members (without what is known of them as persons), links and the visits that limits
 may count are copied, by one process only. `decisions` holds nothing but what was decided here and has not been
 carried over yet, with its answers; visits that were made here stand among the copied ones.
 """
@@ -204,7 +204,7 @@ _FILLED: Mapping[str, dict[str, object]] = {
     "customers": {"linked_at_ms": 0},
 }
 FIRST = -2
-DIRECTORY = (schema.studios, schema.keys, schema.plans, schema.plan_versions)
+DIRECTORY = (schema.studios, schema.keys, schema.plans, schema.plan_versions, schema.tokens)
 
 
 def put(connection: Connection, table: Table, columns: Sequence[str], rows: Collection[Sequence[Any]]) -> None:
@@ -231,7 +231,7 @@ def drop(connection: Connection, table: Table, column: str, values: Collection[o
 
 
 def put_directory(connection: Connection, tables: Mapping[str, Sequence[Sequence[Any]]]) -> None:
-    """Have these studios, keys and plans, and no others.
+    """Have these studios, keys, plans and tokens, and no others.
 
     The ledger sees by the version that they are new. It counts downwards, so that it is none of the shared record's.
     """

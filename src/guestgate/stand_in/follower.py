@@ -30,7 +30,7 @@ log = structlog.get_logger()
 PAGE, FIRST_PAGE = 1000, 10_000
 SYNC_EVERY_MS = 24 * 3600 * 1000
 FORGOTTEN = "member.forgotten"
-ABOUT_MEMBERS = ("member.", "customer.")
+ABOUT_MEMBERS, ABOUT_TOKENS = ("member.", "customer."), "token."
 
 _d, _m, _k, _v = schema.decisions.c, schema.members.c, schema.customers.c, schema.visits.c
 _w, _a = schema.visit_changes.c, schema.changes.c
@@ -94,7 +94,7 @@ class Follower:
         return bool(since.isoformat() < here.since or self._reach.total_plans - set(json.loads(here.total_plans)))
 
     def _read_directory(self, shared: Connection) -> None:
-        """Copy studios, keys and plans where they have changed."""
+        """Copy studios, keys, plans and tokens where they have changed."""
         version = directory.current_version(shared)
         if version == self._directory_version:
             return
@@ -111,6 +111,9 @@ class Follower:
         upto = min([last, *(page[-1].seq for page in pages if len(page) == PAGE)])
         made, corrected, changed = ([row for row in page if row.seq <= upto] for page in pages)
         visits = {row.id for row in made} | {row.visit_id for row in corrected}
+        if any(row.action.startswith(ABOUT_TOKENS) for row in changed):  # they have no version
+            self._directory_version = -1
+            self._read_directory(shared)
         members = {row.subject for row in changed if row.action.startswith(ABOUT_MEMBERS)}
         return _News(
             upto=upto,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection as Pipe
 
 import structlog
@@ -105,21 +106,38 @@ def _run(pipe: Pipe, settings: Settings, own: StandInCopy) -> None:
     reconciliation = Reconciliation(shared, own, settings.aggregator_id)
     gc.collect()
     gc.freeze()
-    silent_until = 0.0
+    complaints = Complaints()
     level, ending = True, False
     while not ending:
         ending = pipe.poll(FOLLOW_S if level else 0)  # the server has closed it, or ended
-        try:
+        level = True
+        with complaints.instead_of("decisions cannot be carried over"):
             report = reconciliation.run(pages=None if ending else PAGES_A_ROUND)
+            level = report.complete
             if report.carried_over:
                 log.info(
                     "decisions were carried over",
                     decisions=report.carried_over,
                     over_limit=len(report.over_limit),
                 )
-            level = ending or (follower.round() and report.complete)
+        with complaints.instead_of("the shared record cannot be followed; the copy grows old"):
+            level = ending or (follower.round() and level)
+
+
+class Complaints:
+    """What goes wrong every quarter of a second is said from time to time."""
+
+    def __init__(self) -> None:
+        """Nothing has gone wrong yet."""
+        self._silent_until: dict[str, float] = {}
+
+    @contextmanager
+    def instead_of(self, what: str) -> Iterator[None]:
+        """Go on after an error, and say it where that is due."""
+        try:
+            yield
         except Exception as error:
-            level = True
-            if clock.monotonic() >= silent_until:
-                silent_until = clock.monotonic() + COMPLAIN_EVERY_S
-                log.error("the shared record cannot be followed; the copy grows old", error=str(error))
+            now = clock.monotonic()
+            if now >= self._silent_until.get(what, 0.0):
+                self._silent_until[what] = now + COMPLAIN_EVERY_S
+                log.error(what, error=str(error))

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Connection, delete, select
+from sqlalchemy.exc import DBAPIError
 
 from guestgate import changes, clock, corrections, directory, locks, schema, sequence
 from guestgate.bulk import BulkInsert, BulkSelect
 from guestgate.changes import Change
 from guestgate.corrections import UNDELIVERED
-from guestgate.database import SYSTEM, Database
+from guestgate.database import SYSTEM, Database, Fault
 from guestgate.decide import decide
 from guestgate.directory import Directory, tags_text
 from guestgate.facts import FactBook
@@ -93,6 +94,8 @@ class Reconciliation:
         """`own_id` is our company id where the platform sends that instead of the member's."""
         self._shared, self._copy, self._own_id = shared, own, own_id
         self._directory = Directory(version=-1)
+        # Those that cannot be carried over; tried again by whoever comes next.
+        self._refused: set[str] = set()
 
     def run(self, who: str = SYSTEM, pages: int | None = None) -> Report:
         """Carry over all that can be now, or as many pages of it.
@@ -107,14 +110,31 @@ class Reconciliation:
                 report.complete = number != pages
                 break
             after = page[-1].decision["seq"]
+            self._take(page, left_members, who, report)
+        return report
+
+    def _take(self, page: list[Waiting], left_members: set[str], who: str, report: Report) -> None:
+        """Carry over a page; what cannot be is found by taking its decisions one by one, and stays here."""
+        page = [each for each in page if each.decision["id"] not in self._refused]
+        try:
             with self._shared.write(who) as connection:
                 if directory.current_version(connection) != self._directory.version:
                     self._directory = directory.load(connection)
                 batch = _Batch(connection, self._directory, self._own_id, page, left_members)
                 batch.carry_over()
-            report.carried_over += self._settle(batch)
-            report.over_limit += batch.over_limit
-        return report
+        except Exception as error:
+            cause = error.__cause__ if isinstance(error.__cause__, DBAPIError) else error
+            if self._shared.fault(cause) is not Fault.OTHER:
+                raise
+            if len(page) > 1:
+                for each in page:
+                    self._take([each], left_members, who, report)
+                return
+            log.error("a decision cannot be carried over", decision=page[0].decision["id"], exc_info=error)
+            self._refused.add(page[0].decision["id"])
+            return
+        report.carried_over += self._settle(batch)
+        report.over_limit += batch.over_limit
 
     def _page(self, after: int) -> list[Waiting]:
         """The next decisions, in the order in which they were made."""
