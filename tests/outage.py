@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -124,21 +125,26 @@ class StandIn:
 class Node:
     """A server with its stand-in; between it and the database stands a relay, unless it is to reach it `directly`."""
 
-    def __init__(self, folder: Path, url: str, *options: str, directly: bool = False, **settings: str | int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        *options: str,
+        directly: bool = False,
+        stand_in: str = "snapshot",
+        **settings: str | int,
+    ) -> None:
         """An installation on this database, which is not serving yet; `settings` go to its configuration."""
         folder.mkdir(exist_ok=True)
         self.url = url
         port = psycopg.conninfo.conninfo_to_dict(url)["port"]
         self.relay = None if directly else Relay("127.0.0.1", int(str(port)))
-        self.gate = Gate(
-            folder,
-            *options,
-            database_url=url if self.relay is None else url.replace(f":{port}/", f":{self.relay.port}/"),
-        )
+        its_url = url if self.relay is None else url.replace(f":{port}/", f":{self.relay.port}/")
+        self.gate = Gate(folder, *options, database_url=its_url, stand_in=stand_in)
         self.gate.database = Database.at(url)  # a test itself always gets through
         with (self.gate.home / "guestgate.toml").open("a", encoding="utf-8") as config:
             for name, value in settings.items():
-                print(f"{name} = {value!r}".replace("'", '"'), file=config)
+                print(f"{name} = {json.dumps(value)}", file=config)
         self._stand_in: StandIn | None = None
 
     def furnish(self, *members: str) -> None:
