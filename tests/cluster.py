@@ -11,11 +11,12 @@ import signal
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
-from gate import free_port
+from gate import free_port, wait_for
 
 SUPERUSER, PASSWORD = "postgres", "throw-away"
 # The role that has to show its password.
@@ -189,6 +190,23 @@ class Cluster:
             self.signal(signal.SIGKILL)
         self._server.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def primary_and_standby() -> Iterator[tuple[Cluster, Cluster]]:
+    """A primary whose commits wait for its standby, and that standby."""
+    primary = Cluster(fsync=True)
+    clusters = [primary]
+    try:
+        clusters.append(standby := Cluster(fsync=True, standby_of=primary))
+        primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        primary.execute("SELECT pg_reload_conf()")
+        in_step = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+        wait_for(lambda: primary.execute(in_step) == [(1,)], "the standby does not follow")
+        yield primary, standby
+    finally:
+        for cluster in clusters:
+            cluster.close()
 
 
 def newest_programs() -> Path:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from gate import environment
 
 ROOT = Path(__file__).parents[1]
@@ -35,3 +36,11 @@ def test_members_in_bulk_beside_open_doors() -> None:
     assert "0 added, 3000 updated, 0 bad" in said
     assert len(re.findall(r", 0 failed", said)) == 6
     assert "'ok': True" in said
+
+
+@pytest.mark.alone
+def test_outages_under_load() -> None:
+    """Each kind of outage: all promises kept, and some members let in by the stand-in."""
+    short = ("--rate", "60", "--freeze", "3", "--outages", "2", "--network", "2", "--turned-away", "0.02")
+    said = experiment("outages", *short)
+    assert "BROKEN" not in said and len(re.findall(r" kept$", said, re.MULTILINE)) == 5

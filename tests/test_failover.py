@@ -11,7 +11,7 @@ import psycopg
 import pytest
 import structlog
 from callers import Caller, Crowd, missing, noon_zone, problems, rows
-from cluster import Cluster
+from cluster import Cluster, primary_and_standby
 from gate import Gate, wait_for
 
 from guestgate.database import Database
@@ -34,18 +34,8 @@ MEMBERS = [f"{plan}-{number}" for plan in ("free", "three") for number in range(
 @pytest.fixture
 def pair() -> Iterator[tuple[Cluster, Cluster]]:
     """A primary whose commits wait for its standby, and that standby."""
-    primary = Cluster(fsync=True)
-    clusters = [primary]
-    try:
-        clusters.append(standby := Cluster(fsync=True, standby_of=primary))
-        primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-        primary.execute("SELECT pg_reload_conf()")
-        in_step = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
-        wait_for(lambda: primary.execute(in_step) == [(1,)], "the standby does not follow")
-        yield primary, standby
-    finally:
-        for cluster in clusters:
-            cluster.close()
+    with primary_and_standby() as pair:
+        yield pair
 
 
 @pytest.fixture
