@@ -259,6 +259,9 @@ class Authorizer:
             if undelivered and (http_status is None or sent.outcome is Outcome.UNDECIDED):
                 self._not_delivered(call, http_status, answer_ms)
             queue.tell(Answer(ruling.id, http_status, answer_ms, undelivered))
+            if undelivered and ruling.reason is Reason.OK and self._watch is not None:
+                recent = self._watch.not_copied if queue is self._shared else self._watch.not_carried_over
+                recent.remove(call.checkin)
         call.ruled.clear()
 
     def _not_delivered(self, call: Call, http_status: int | None, answer_ms: float) -> None:

@@ -34,12 +34,19 @@ class History(NamedTuple):
 class Fence:
     """The newest timeline of each cluster that was seen. Threads may share it, and processes its file."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        """`path` is the file, whether it exists or not; without one, nobody else learns what this one sees."""
-        self._path = path
+    def __init__(self, path: Path | None = None, *, writes: bool = True) -> None:
+        """`path` is the file, whether it exists or not; without one, nobody else learns what this one sees.
+
+        Nor without `writes`: a command may look at a copy of the cluster, such as in a rehearsal of its recovery.
+        """
+        self._path, self._writes = path, writes
         self._lock = threading.Lock()
         self._newest: dict[int, int] = {}
         self._version: tuple[int, int, int] | None = None
+
+    def __str__(self) -> str:
+        """Where it knows from: the file, to be deleted where what it says is wrong."""
+        return "memory" if self._path is None else str(self._path)
 
     def newest(self, system: int) -> int:
         """The newest timeline of a cluster; 0 where none was seen."""
@@ -81,7 +88,7 @@ class Fence:
             self._write()
 
     def _write(self) -> None:
-        if self._path is None:
+        if self._path is None or not self._writes:
             return
         lines = [f"{system} {timeline}\n" for system, timeline in sorted(self._newest.items())]
         try:

@@ -196,7 +196,8 @@ class Ledger:
                     recorded = self._settle(self._doubt)
                     done += [recorded.pop(ticket.checkin.id) for ticket in batch if ticket.checkin.id in recorded]
                     batch = [ticket for ticket in batch if ticket.checkin.id not in {ruled.id for ruled in done}]
-                    self._overtaken |= recorded.keys()
+                    if self._keep_undecided:
+                        self._overtaken |= recorded.keys()
                 return done + self._commit(batch)
             except DiskFailedError:
                 self.close()

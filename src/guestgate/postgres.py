@@ -102,7 +102,7 @@ class PostgresDatabase(Database):
             hide_parameters=True,  # they may be personal, and errors are logged
         )
         event.listen(self.engine, "begin", self._begin)
-        self._fence = Fence(fence)
+        self._fence = Fence(fence, writes=door or pooled)
         self._passed_over: str | None = None
         self._look_around = False
 
@@ -112,7 +112,7 @@ class PostgresDatabase(Database):
         for connection in self._candidates():
             if not self._is_old(connection):
                 if refusal not in (None, self._passed_over):
-                    log.warning("an old primary is passed over", why=refusal)
+                    log.warning("an old primary is passed over", why=refusal, known_from=str(self._fence))
                     self._passed_over = refusal
                 return connection
             refusal = self._refusal(connection)

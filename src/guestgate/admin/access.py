@@ -73,9 +73,7 @@ class Guarded(APIRoute):
         async def guarded(request: Request) -> Response:
             whole = request
             try:
-                request.state.holder = await admitted(request, self.required)
-                if not self.works_without_database and _is_away(request):
-                    raise UNAVAILABLE
+                request.state.holder = await admitted(request, self.required, self.works_without_database)
                 self._check_headers(request)
                 _check_address(request)
                 if self.max_body_bytes is not None:
@@ -119,13 +117,16 @@ class Watching(Guarded):
     works_without_database = True
 
 
-async def admitted(request: Request, required: Role) -> Holder:
-    """Who sends this, by the token as it stands now. Raises ProblemError where that may not come in."""
+async def admitted(request: Request, required: Role, without_database: bool = False) -> Holder:
+    """Who sends this, by the token as it stands now. Raises ProblemError where that may not come in.
+
+    Or where the database is away, unless the route is one that works `without_database`.
+    """
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise UNAUTHORIZED
     try:
-        found = await run_in_threadpool(_holder, request.app.state.context, token.strip())
+        found = await run_in_threadpool(_holder, request.app.state.context, token.strip(), without_database)
     except OperationError as error:  # nobody has shown a token yet: no word of paths
         log.error("a token could not be looked up", error=str(error))
         raise UNAVAILABLE from None
@@ -141,18 +142,18 @@ def router(required: Role, route_class: type[Guarded] = Guarded) -> APIRouter:
     return APIRouter(route_class=type("Route", (route_class,), {"required": required}))
 
 
-def _holder(context: Context, token: str) -> Holder | None:
-    """By the database or, while that is away, by this machine's copy."""
+def _holder(context: Context, token: str, without_database: bool) -> Holder | None:
+    """By the database; for who must not wait for that by this machine's copy, where the copy knows the token."""
     copy = context.outage.copy
-    away = copy is not None and context.outage.database_is_away()
-    database = copy.database if copy is not None and away else context.database
-    with database.read() as connection:
+    if copy is not None and without_database:
+        with copy.database.read() as connection:
+            found = holder(connection, token)
+        if found is not None:
+            return found
+    if context.outage.database_is_away():
+        raise OperationError("the shared database does not answer")
+    with context.database.read() as connection:
         return holder(connection, token)
-
-
-def _is_away(request: Request) -> bool:
-    context: Context = request.app.state.context
-    return context.outage.database_is_away()
 
 
 def _length(request: Request) -> int:

@@ -66,7 +66,7 @@ def _parts(context: Context) -> tuple[dict[str, str], bool]:
     }
     if context.outage.database_is_away():
         parts["database"] = "does not answer"
-    else:
+    elif context.outage.copy is None:
         try:
             with context.database.read() as connection:
                 sequence.position(connection)

@@ -1,29 +1,41 @@
-"""Whether the shared database is away, as this machine's copy tells it without asking the database.
+"""Whether the shared database is away, without waiting for it.
 
-Whoever asks a database that says nothing waits for very long; whoever watches a server must not.
+Whoever asks a database that says nothing waits for very long; whoever watches a server must not. As long as this
+machine's copy is young, somebody has just heard of the database. Else it is asked beside the request, for a moment.
 """
 
 from __future__ import annotations
 
-from guestgate import clock
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYetError
+
+from guestgate import clock, sequence
+from guestgate.database import Database
 from guestgate.errors import GuestgateError
 from guestgate.settings import Settings
 from guestgate.stand_in.copy import CopyState, StandInCopy
 
-# The follower is level every quarter of a second.
-AWAY_S = 5.0
+# The follower is level every quarter of a second, unless it is comparing everything or a transaction stays open.
+YOUNG_S = 2.0
 LOOK_EVERY_S = 1.0
+ANSWER_S = 1.0
 
 
 class OutageWatch:
-    """Any thread may ask."""
+    """Any thread may ask, but not the event loop's."""
 
     def __init__(self, settings: Settings) -> None:
-        """Where the machine does not stand in, there is no copy, and nobody can tell."""
+        """Where the machine does not stand in there is no copy, and the database counts as there."""
         self._copy = StandInCopy(settings.stand_in_file) if settings.stands_in else None
-        self._max_age_s = settings.stand_in_max_age_s
+        self._settings = settings
         self._looked_at = float("-inf")
         self._state: CopyState | None = None
+        self._asking = ThreadPoolExecutor(1, "database-there")
+        self._lock = threading.Lock()
+        self._question: Future[bool] | None = None
+        self._asked_at = 0.0
+        self._answer = True
 
     @property
     def copy(self) -> StandInCopy | None:
@@ -36,12 +48,37 @@ class OutageWatch:
         if self._copy is not None and now - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = now
             try:
-                self._state = self._copy.read_state(self._max_age_s)
+                self._state = self._copy.read_state(self._settings.stand_in_max_age_s)
             except GuestgateError:
                 self._state = None
         return self._state
 
     def database_is_away(self) -> bool:
-        """Whether nobody has heard of the database for some seconds."""
+        """Whether the database does not answer. Takes a second at most."""
+        if self._copy is None:
+            return False
         state = self.state()
-        return state is not None and state.age_s is not None and state.age_s >= AWAY_S
+        if state is not None and state.age_s is not None and state.age_s < YOUNG_S:
+            return False
+        return not self._is_there()
+
+    def _is_there(self) -> bool:
+        """One question at a time; while that is not answered, the database is away."""
+        with self._lock:
+            now = clock.monotonic()
+            if self._question is None or (self._question.done() and now - self._asked_at >= LOOK_EVERY_S):
+                self._question, self._asked_at = self._asking.submit(self._ask), now
+            question, left_s = self._question, self._asked_at + ANSWER_S - now
+        try:
+            return question.result(max(0.0, left_s))
+        except NotYetError:
+            return False
+
+    def _ask(self) -> bool:
+        database = Database.at(self._settings.database, door=True, fence=self._settings.fence)
+        try:
+            with database.read() as connection:
+                sequence.position(connection)
+        except GuestgateError:
+            return False
+        return True

@@ -82,7 +82,7 @@ def reconcile(config: ConfigFile = None, as_json: AsJson = False) -> None:
     [dim]GUESTGATE_STAND_IN_FILE=/mnt/lost-machine/guestgate-standin.db guestgate standin reconcile[/dim]
     """
     loaded = settings.load(config)
-    own, shared = _copy(loaded), Database.open(loaded.database, pooled=True, fence=loaded.fence)
+    own, shared = _copy(loaded), Database.open(loaded.database, fence=loaded.fence)
     report = Reconciliation(shared, own, loaded.aggregator_id).run(who())
     waiting = own.read_state(loaded.stand_in_max_age_s).waiting
     if as_json:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Table,
     Text,
     case,
+    delete,
     event,
     func,
     insert,
@@ -52,6 +53,10 @@ stand_in = Table(
 )
 _s = stand_in.c
 ERASE_PATIENCE_S = 0.5
+# What is decided here is numbered from here on, beyond all numbers of the shared record.
+OWN_NUMBERS = 2**62
+OWNER_PATIENCE_S = 30.0
+OWNER_RETRY_S = 0.2
 _NOTHING = {
     "id": 1,
     "timeline": None,
@@ -107,6 +112,11 @@ class StandInCopy:
                 stand_in.create(connection, checkfirst=True)
                 if connection.execute(select(_s.id)).first() is None:
                     connection.execute(insert(stand_in).values(_NOTHING))
+                numbers = schema.feed
+                connection.execute(update(numbers).where(numbers.c.seq < OWN_NUMBERS).values(seq=OWN_NUMBERS))
+                # Of what was carried over before it was known how it left.
+                strays = schema.answers.c.decision_id.not_in(select(schema.decisions.c.id))
+                connection.execute(delete(schema.answers).where(strays))
         except (UsageError, OperationError) as error:
             what = str(error).removeprefix("database: ")
             raise UsageError(
@@ -116,21 +126,33 @@ class StandInCopy:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """While this lasts, no other server uses the file. Raises ConflictError where one does."""
+        """While this lasts, no other server uses the file. Raises ConflictError where one does.
+
+        It is waited for, because a server that was killed may have left a follower behind that is just ending.
+        """
         path = self.path.with_name(self.path.name + ".owner")
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise UsageError(f"stand_in_file: {path}: {error.strerror}") from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(descriptor)
             yield
-        except BlockingIOError:
-            raise ConflictError(
-                f"stand_in_file: {self.path} is used by another server; give each server one of its own"
-            ) from None
         finally:
             os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        give_up_at = clock.monotonic() + OWNER_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if clock.monotonic() >= give_up_at:
+                    raise ConflictError(
+                        f"stand_in_file: {self.path} is used by another server; give each server one of its own"
+                    ) from None
+            clock.sleep(OWNER_RETRY_S)
 
     def erase_traces(self) -> None:
         """Have nobody who was taken out left in the file's log; tries again later where somebody reads it."""
@@ -148,19 +170,23 @@ def _let_references_be(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys = OFF").close()
 
 
+def oldest_waiting_ms(connection: Connection) -> int | None:
+    """When the oldest decision that waits was received; None where none waits. They are numbered in their order."""
+    oldest = select(schema.decisions.c.received_at_ms).order_by(schema.decisions.c.seq).limit(1)
+    return connection.execute(oldest).scalar_one_or_none()
+
+
 def state_of(connection: Connection, max_age_s: int) -> CopyState:
-    """How the copy is; `max_age_s` is the setting ``stand_in_max_age_s``."""
+    """How the copy is; `max_age_s` is the setting ``stand_in_max_age_s``. Counts all that waits."""
     row = progress(connection)
-    waiting, oldest = connection.execute(
-        select(func.count(), func.min(schema.decisions.c.received_at_ms)).select_from(schema.decisions)
-    ).one()
+    waiting = connection.execute(select(func.count()).select_from(schema.decisions)).scalar_one()
     copied = row.timeline is not None
     return CopyState(
         problem=problem_of(row, max_age_s),
         copied_at_ms=row.copied_at_ms if copied else None,
         age_s=_age_s(row) if copied else None,
         waiting=waiting,
-        oldest_waiting_ms=oldest,
+        oldest_waiting_ms=oldest_waiting_ms(connection),
         carried_over=row.carried_over,
         over_limit=row.over_limit,
     )

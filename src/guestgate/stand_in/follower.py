@@ -9,6 +9,7 @@ copy, after a failover or a restore, when plans reach further back than before, 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ log = structlog.get_logger()
 # Rows of one transaction here; the ledger beside it waits for so many, unless there is nothing yet to decide on.
 PAGE, FIRST_PAGE = 1000, 10_000
 SYNC_EVERY_MS = 24 * 3600 * 1000
+# Of an hour with a transaction that stays open.
+MOST_HEIGHTS = 20_000
 FORGOTTEN = "member.forgotten"
 ABOUT_MEMBERS, ABOUT_TOKENS = ("member.", "customer."), "token."
 
@@ -65,9 +68,14 @@ class Follower:
         self._shared, self._copy = shared, own
         self._directory_version = -1
         self._reach = Reach(0, frozenset())
+        # Numbers that had been given out, and when that was: once all up to one of them is here, the copy is level
+        # with that instant.
+        self._heights: deque[tuple[int, int]] = deque(maxlen=MOST_HEIGHTS)
+        # Whether the next round will compare everything, which takes long.
+        self.to_compare = False
 
     def round(self) -> bool:
-        """Bring the copy up to date; False where there is more to read at once.
+        """Bring the copy up to date, or find that only comparing everything does; False where there is more to do.
 
         Raises OperationError where one of the two databases cannot be used.
         """
@@ -78,12 +86,25 @@ class Follower:
             timeline, last = sequence.position(connection)
             behind = self._is_behind(connection, here, timeline, now_ms)
             news = None if behind else self._read_news(connection, here.seq, last)
+            self._heights.append((sequence.given_out(connection) or last, now_ms))
         if news is None:
-            self._sync(timeline, last, FIRST_PAGE if here.timeline is None else PAGE)
+            if self.to_compare:
+                self._sync(timeline, last, FIRST_PAGE if here.timeline is None else PAGE)
+            self.to_compare = not self.to_compare
             return False
-        self._take(news, now_ms if news.upto == last else None)
+        self._take(news, self._level_at_ms(news.upto))
         self._copy.erase_traces()
         return news.upto == last
+
+    def _level_at_ms(self, upto: int) -> int | None:
+        """The last instant by which no number above this had been given out; None where that was known before.
+
+        While a transaction stays open, nothing that came after it can be read.
+        """
+        level_at_ms = None
+        while self._heights and self._heights[0][0] <= upto:
+            _, level_at_ms = self._heights.popleft()
+        return level_at_ms
 
     def _is_behind(self, shared: Connection, here: Any, timeline: str, now_ms: int) -> bool:
         """Whether only comparing everything brings the copy up to date."""
@@ -124,7 +145,7 @@ class Follower:
         )
 
     def _take(self, news: _News, level_at_ms: int | None) -> None:
-        """Have it here; `level_at_ms` is when the copy was level with that, where it was."""
+        """Have it here; `level_at_ms` is an instant that the copy is level with then, where that is known."""
         if news.somebody_forgotten:
             self._forget()
         with self._copy.database.write() as connection:

@@ -112,7 +112,7 @@ def _run(pipe: Pipe, settings: Settings, own: StandInCopy) -> None:
         ending = pipe.poll(FOLLOW_S if level else 0)  # the server has closed it, or ended
         level = True
         with complaints.instead_of("decisions cannot be carried over"):
-            report = reconciliation.run(pages=None if ending else PAGES_A_ROUND)
+            report = reconciliation.run(pages=None if ending or follower.to_compare else PAGES_A_ROUND)
             level = report.complete
             if report.carried_over:
                 log.info(

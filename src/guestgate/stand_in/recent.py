@@ -32,16 +32,22 @@ class RecentVisits:
     def __init__(self) -> None:
         """There are none yet."""
         self._visits: dict[Person, tuple[RecentVisit, ...]] = {}
-        self._order: deque[tuple[int, Person]] = deque()
+        self._order: deque[tuple[int, Person, str]] = deque()
 
     def add(self, checkin: CheckIn) -> None:
         """This check-in has just made a visit."""
         person = checkin.aggregator_id, checkin.customer_id
         visit = RecentVisit(checkin.id, checkin.studio_id, clock.to_ms(checkin.received_at))
         self._visits[person] = (*self._visits.get(person, ()), visit)
-        self._order.append((clock.now_ms(), person))
+        self._order.append((clock.now_ms(), person, visit.id))
         if len(self._order) > MOST:
             self._drop_oldest()
+
+    def remove(self, checkin: CheckIn) -> None:
+        """Its answer did not leave: the visit does not count."""
+        person = checkin.aggregator_id, checkin.customer_id
+        if person in self._visits:  # an empty entry goes with its place in the order
+            self._visits[person] = tuple(visit for visit in self._visits[person] if visit.id != checkin.id)
 
     def of(self, checkin: CheckIn) -> tuple[RecentVisit, ...]:
         """Those of the person who checks in, oldest first."""
@@ -53,9 +59,9 @@ class RecentVisits:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        _, person = self._order.popleft()
-        left = self._visits[person][1:]
+        _, person, visit_id = self._order.popleft()
+        left = tuple(visit for visit in self._visits[person] if visit.id != visit_id)
         if left:
             self._visits[person] = left
         else:
-            del self._visits[person]
+            self._visits.pop(person)

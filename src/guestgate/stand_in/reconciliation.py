@@ -11,12 +11,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.exc import DBAPIError
 
 from guestgate import changes, clock, corrections, directory, locks, schema, sequence
 from guestgate.bulk import BulkInsert, BulkSelect
@@ -25,6 +23,7 @@ from guestgate.corrections import UNDELIVERED
 from guestgate.database import SYSTEM, Database, Fault
 from guestgate.decide import decide
 from guestgate.directory import Directory, tags_text
+from guestgate.errors import OperationError
 from guestgate.facts import FactBook
 from guestgate.forget import NO_CUSTOMER, new_pseudonym
 from guestgate.model import CheckIn, Effect, Outcome, Reason, Source, VisitState
@@ -37,6 +36,14 @@ log = structlog.get_logger()
 PAGE = 400
 # How an answer left is recorded within a second; where the server was killed, nobody knows.
 ANSWER_PATIENCE_MS = 5_000
+# What cannot be carried over is tried again after so long: its cause may be mended.
+REFUSED_S = 60.0
+STATUS_MEANS = {
+    200: Outcome.ALLOWED.value,
+    403: Outcome.DENIED.value,
+    404: Outcome.DENIED.value,
+    503: Outcome.UNDECIDED.value,
+}
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
 _members = BulkSelect(schema.members.c.id, among=schema.members.c.id)
@@ -68,7 +75,18 @@ class Waiting(NamedTuple):
         """Whether this decision is what the caller was told, or may have been: an allow lets somebody in."""
         if self.answer is None:
             return bool(self.decision["outcome"] == Outcome.ALLOWED.value)
-        return not self.answer["undelivered"]
+        return self.told(self.decision["outcome"])
+
+    def told(self, outcome: str) -> bool:
+        """Whether that is what the caller was told, as far as is known how the answer left.
+
+        By the status: a ledger that ended between its commit and its reply knows of no ruling of its own.
+        """
+        return self.answer is not None and STATUS_MEANS.get(self.answer["http_status"]) == outcome
+
+    def answer_to(self, outcome: str) -> Row | None:
+        """How the answer left, as it is recorded beside a decision of that outcome."""
+        return None if self.answer is None else {**self.answer, "undelivered": not self.told(outcome)}
 
     def takes_the_place_of(self, outcome: str) -> bool:
         """Whether this, and not the shared ledger's decision of that outcome, is what is to be recorded."""
@@ -94,8 +112,8 @@ class Reconciliation:
         """`own_id` is our company id where the platform sends that instead of the member's."""
         self._shared, self._copy, self._own_id = shared, own, own_id
         self._directory = Directory(version=-1)
-        # Those that cannot be carried over; tried again by whoever comes next.
-        self._refused: set[str] = set()
+        # Those that cannot be carried over, and until when they are not tried again.
+        self._refused: dict[str, float] = {}
 
     def run(self, who: str = SYSTEM, pages: int | None = None) -> Report:
         """Carry over all that can be now, or as many pages of it.
@@ -103,14 +121,15 @@ class Reconciliation:
         Raises OperationError where one of the databases cannot be used.
         """
         report = Report()
-        after, left_members = 0, set[str]()
-        for number in count():
-            page = [] if number == pages else self._page(after)
+        after, taken, left_members = 0, 0, set[str]()
+        while taken != pages:
+            page = self._page(after)
             if not page:
-                report.complete = number != pages
+                report.complete = True
                 break
-            after = page[-1].decision["seq"]
+            after, before = page[-1].decision["seq"], report.carried_over
             self._take(page, left_members, who, report)
+            taken += report.carried_over > before
         return report
 
     def _take(self, page: list[Waiting], left_members: set[str], who: str, report: Report) -> None:
@@ -125,15 +144,15 @@ class Reconciliation:
                 batch = _Batch(connection, self._directory, self._own_id, page, left_members)
                 batch.carry_over()
         except Exception as error:
-            cause = error.__cause__ if isinstance(error.__cause__, DBAPIError) else error
-            if self._shared.fault(cause) is not Fault.OTHER:
+            cause = error.__cause__ if isinstance(error, OperationError) else error
+            if not isinstance(cause, Exception) or self._shared.fault(cause) is not Fault.OTHER:
                 raise
             if len(page) > 1:
                 for each in page:
                     self._take([each], left_members, who, report)
                 return
             log.error("a decision cannot be carried over", decision=page[0].decision["id"], exc_info=error)
-            self._refused.add(page[0].decision["id"])
+            self._refused[page[0].decision["id"]] = clock.monotonic() + REFUSED_S
             _leave(page[0], left_members)
             return
         report.carried_over += self._settle(batch)
@@ -171,7 +190,7 @@ class Reconciliation:
         A re-entry leans on the visit before it, and must not overtake that.
         """
         known = each.answer is not None or each.decision["received_at_ms"] < clock.now_ms() - ANSWER_PATIENCE_MS
-        if not known or each.decision["id"] in self._refused:
+        if not known or clock.monotonic() < self._refused.get(each.decision["id"], 0.0):
             _leave(each, left_members)
             return False
         return each.about not in left_members
@@ -186,8 +205,7 @@ class Reconciliation:
             take_visits(connection, batch.settled, current)
             copy.drop(connection, schema.visit_changes, "visit_id", batch.settled)
             waited = copy.drop(connection, schema.decisions, "id", batch.settled)
-            # Also of what was carried over before it was known how it left.
-            connection.execute(delete(schema.answers).where(_a.decision_id.not_in(select(_d.id))))
+            copy.drop(connection, schema.answers, "decision_id", batch.settled)
             copy.counted(connection, waited, len(batch.over_limit))
         if batch.somebody_forgotten:
             self._copy.has_traces = True
@@ -217,6 +235,7 @@ class _Batch:
         self._theirs: dict[str, str] = dict(_theirs(connection, self.settled))
         self._forgotten = {member: new_pseudonym() for member in members - locks.existing(connection, members)}
         self._ours = [each for each in here if self._is_ours(each)]
+        self._theirs_stand = [each for each in here if not self._is_ours(each)]
         self.over_limit: list[str] = []
 
     @property
@@ -229,7 +248,8 @@ class _Batch:
         return theirs is None or each.takes_the_place_of(theirs)
 
     def carry_over(self) -> None:
-        """Write what is ours, and who did so."""
+        """Write what is ours, and who did so, and of all how the answer left."""
+        self._answer_theirs()
         if not self._ours:
             return
         for each in self._ours:
@@ -266,7 +286,22 @@ class _Batch:
                     counting.add(decision["id"])
                     if exceeds(each):
                         self.over_limit.append(decision["id"])
-            yield decision, visit, each.answer
+            yield decision, visit, each.answer_to(decision["outcome"])
+
+    def _answer_theirs(self) -> None:
+        """Where the shared ledger's decision stands, too: it may not know how the answer left, or that it left.
+
+        A commit whose reply got lost is told nothing by the door.
+        """
+        answers = [
+            row
+            for each in self._theirs_stand
+            if (row := each.answer_to(self._theirs[each.decision["id"]])) is not None
+        ]
+        _insert_answers(self._connection, [_values(schema.answers, row) for row in answers])
+        corrections.reverse_undelivered(
+            self._connection, [row["decision_id"] for row in answers if row["undelivered"]]
+        )
 
     def _named(self, each: Waiting) -> Row:
         """The decision; whoever was forgotten meanwhile is not named."""

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, exists, select
 from guestgate import clock, schema
 from guestgate.bulk import BulkSelect
 from guestgate.model import Decision, Facts, Source, VisitState
-from guestgate.stand_in.copy import note, problem_of, progress, state_of
+from guestgate.stand_in.copy import note, oldest_waiting_ms, problem_of, progress
 
 _d, _v = schema.decisions.c, schema.visits.c
 _made_here = BulkSelect(
@@ -59,11 +59,12 @@ class StandInRules:
         """Write down that a check-in could be decided; None where the copy cannot stand in."""
         now_ms = clock.now_ms()
         note(connection, checked_at_ms=now_ms)
-        state = state_of(connection, self._max_age_s)
-        if state.problem is not None:
+        row, oldest = progress(connection), oldest_waiting_ms(connection)
+        if problem_of(row, self._max_age_s) is not None:
             return None
-        carried_over_ms = now_ms if state.oldest_waiting_ms is None else state.oldest_waiting_ms
-        return CopyCheck(state.copied_at_ms or 0, carried_over_ms, state.oldest_waiting_s)
+        if oldest is None:
+            return CopyCheck(row.copied_at_ms, now_ms)
+        return CopyCheck(row.copied_at_ms, oldest, max(0.0, (now_ms - oldest) / 1000))
 
 
 class Allowance:

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import structlog
 
+from guestgate import clock
 from guestgate.circuit import Circuit
 from guestgate.errors import OperationError
 from guestgate.ledger_queue import LedgerQueue
@@ -21,11 +22,12 @@ log = structlog.get_logger()
 
 LOOK_EVERY_S = 0.5
 CHECK_EVERY_S = 2.0
-# What was committed just before the copy was level may not have been among what it read.
-FOLLOW_MARGIN_MS = 5_000
+# The door hears of a commit a moment after it.
+FOLLOW_MARGIN_MS = 1_000
+CARRY_OVER_MS = 60_000
 RESTART_S = 1.0
 # Of the shared ledger's share of the time: a check takes fewer steps than a check-in.
-QUICK = 0.25
+QUICK = 0.7
 
 
 class Watch:
@@ -94,7 +96,8 @@ class Watch:
         if found is not None:
             self._oldest_waiting_s = found.oldest_waiting_s
             self.not_copied.forget(found.copied_at_ms - FOLLOW_MARGIN_MS)
-            self.not_carried_over.forget(found.carried_over_ms)
+            # One that cannot be carried over does not send those after it past the shared ledger for ever.
+            self.not_carried_over.forget(max(found.carried_over_ms, clock.now_ms() - CARRY_OVER_MS))
 
     def lost(self) -> None:
         """The ledger of the copy ended."""
