@@ -158,10 +158,18 @@ def test_an_old_primary_alone(url: str, file: Path) -> None:
 
 
 def test_the_only_primary_is_none(url: str, file: Path) -> None:
-    """What is known of another cluster says nothing about this one; its own timeline is remembered."""
+    """What is known of another cluster says nothing about this one; a server remembers its own timeline.
+
+    A command does not: it may look at a copy of the cluster.
+    """
     Fence(file).saw(History(OTHER, 9))
     with Database.open(url, fence=file).read():
         pass
+    assert Fence(file).newest(system_of(url)) == 0
+    serving = Database.open(url, pooled=True, fence=file)
+    with serving.read():
+        pass
+    serving.engine.dispose()
     assert Fence(file).newest(system_of(url)) == 1
 
 

@@ -48,8 +48,15 @@ def test_what_people_are_told(
 ) -> None:
     """One sentence, or none where all is well."""
     oldest = clock.now_ms() - waits_s * 1000 if waiting else None
-    state = CopyState(problem, None if age_s is None else 1, age_s, waiting, oldest, 0, 0)
-    assert notice(state, standing_in_s) == sentence
+    state = CopyState(problem, None if age_s is None else 1, age_s, waiting, oldest, 0, 0, 1)
+    assert notice(state, standing_in_s, can_stand_in=True) == sentence
+
+
+def test_a_copy_that_no_ledger_can_decide_on() -> None:
+    """People are told, however young it is."""
+    state = CopyState(None, 1, 0.3, 0, None, 0, 0, None)
+    sentence = "cannot stand in: no check-in could be decided on the copy"
+    assert notice(state, 0.0, can_stand_in=False) == sentence
 
 
 def checkin(number: int, person: int) -> CheckIn:

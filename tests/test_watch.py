@@ -119,7 +119,7 @@ def test_a_ledger_that_ended(hurried: list[Any]) -> None:
         door = Door()
         door.own.finds = None, 0.001
         door.own.fails_to_start = 2
-        door.watch.ready = True
+        door.watch.stand_in_checked(CopyCheck(), 0.0)
         door.own.lost = True
         door.watch.lost()
         assert not door.watch.ready

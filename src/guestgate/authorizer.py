@@ -222,20 +222,24 @@ class Authorizer:
             call = self._calls.get(ruling.id)
             if call is None:
                 continue
-            if not call.claim.done():
-                self._metrics.stood_in.labels(ruling.outcome).inc()
             call.ruled.append((self._stand_in, ruling))
             _remember(call, ruling, self._watch.not_carried_over)
-            self._claim(call, ruling)
+            if self._claim(call, ruling):
+                self._metrics.stood_in.labels(ruling.outcome).inc()
 
-    def _claim(self, call: Call, ruling: Ruling) -> None:
-        """Answer with a decision; that there is none is the answer only once nobody else is at it."""
+    def _claim(self, call: Call, ruling: Ruling) -> bool:
+        """Answer with a decision; that there is none is the answer only once nobody else is at it.
+
+        False where this is not what is answered.
+        """
         call.asked -= 1
-        if ruling.outcome is not Outcome.UNDECIDED or not call.asked:
+        is_first = not call.claim.done() and (ruling.outcome is not Outcome.UNDECIDED or not call.asked)
+        if is_first:
             call.take(ruling)
         if not call.asked:
             del self._calls[ruling.id]
         self._join(call)
+        return is_first
 
     def _shared_checked(self, found: CopyCheck | None, seconds: float) -> None:
         if self._watch is not None:

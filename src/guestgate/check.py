@@ -69,19 +69,21 @@ def _decisions(connection: Connection) -> Iterator[str]:
         select(_d.id).where(_d.reason == Reason.OK.value, _d.visit_id != _d.id).limit(MOST)
     ).scalars():
         yield f"decision {decision_id} let a member in on another decision's visit"
-    for visit_id in connection.execute(
-        select(_v.id)
+    made_it = (_d.visit_id == _v.id) & (_d.outcome == Outcome.ALLOWED.value)
+    # Where a stand-in denied what the ledger allowed too late, the denial was sent and is recorded.
+    overruled = _d.stand_in & (_v.state == VisitState.REVERSED.value)
+    for visit_id, member_id in connection.execute(
+        select(_v.id, _v.member_id)
         .join(
             schema.decisions,
-            (_d.id == _v.id)
-            & (_d.member_id == _v.member_id)
-            # Where a stand-in denied what the ledger had allowed, too late, the denial was sent and is recorded.
-            & (((_d.visit_id == _v.id) & (_d.outcome == Outcome.ALLOWED.value)) | _d.stand_in),
+            (_d.id == _v.id) & (_d.member_id == _v.member_id) & (made_it | overruled),
             isouter=True,
         )
         .where(_v.source.in_((Source.CHECKIN.value, Source.STAND_IN.value)), _d.id.is_(None))
         .limit(MOST)
-    ).scalars():
+    ):
+        if _leaned_on(connection, visit_id, member_id):
+            continue
         yield f"visit {visit_id} came from a check-in, but its decision is missing or did not allow it"
     for decision_id in connection.execute(
         select(_a.decision_id)
@@ -90,6 +92,13 @@ def _decisions(connection: Connection) -> Iterator[str]:
         .limit(MOST)
     ).scalars():
         yield f"an answer is recorded for decision {decision_id}, which is missing"
+
+
+def _leaned_on(connection: Connection, visit_id: str, member_id: str) -> bool:
+    """Whether a stand-in overruled the decision behind a visit that stands, since a re-entry leaned on it."""
+    overruled = select(_d.id).where(_d.id == visit_id, _d.stand_in)
+    leaning = select(_d.id).where(schema.made_no_visit, _d.member_id == member_id, _d.visit_id == visit_id)
+    return all(connection.execute(query.limit(1)).first() is not None for query in (overruled, leaning))
 
 
 def _visits(connection: Connection) -> Iterator[str]:

@@ -44,12 +44,13 @@ NOT_RENEWED = "the certificate was not reloaded; the old one stays in use"
 class DoorState:
     """What the door says of itself: how long the ledger has been at its batch, and its figures.
 
-    And for how long it has been standing in for the shared database (0: it does not).
+    And for how long it has been standing in for the shared database (0: it does not), and whether it could.
     """
 
     stalled_s: float
     metrics: list[Metric]
     standing_in_s: float = 0.0
+    can_stand_in: bool = False
 
 
 class Door:
@@ -105,6 +106,7 @@ class Door:
             self._authorizer.stalled_s,
             self._metrics.collect() if with_figures else [],
             0.0 if watch is None else watch.standing_in_s,
+            watch is not None and watch.ready,
         )
 
     async def ended(self) -> None:

@@ -61,6 +61,7 @@ class Workers:
             max(state.stalled_s for state in states),
             merged([self._past, *(state.metrics for state in states)]),
             max(state.standing_in_s for state in states),
+            all(state.can_stand_in for state in states),
         )
 
     async def ended(self) -> None:

@@ -81,8 +81,9 @@ def _parts(context: Context) -> tuple[dict[str, str], bool]:
         copy = context.outage.state()
         parts["stand_in"] = "its copy cannot be read"
         if copy is not None:
-            parts["stand_in"] = notice(copy, 0.0 if door is None else door.standing_in_s) or "ok"
-        if copy is not None and copy.problem is None:
+            standing_in_s = 0.0 if door is None else door.standing_in_s
+            parts["stand_in"] = notice(copy, standing_in_s, door is not None and door.can_stand_in) or "ok"
+        if copy is not None and copy.problem is None and door is not None and door.can_stand_in:
             wrong -= {"ledger", "database"}
     return parts, not wrong
 
@@ -143,7 +144,7 @@ class _Figures(Collector):
 def _stand_in(copy: CopyState | None, door: DoorState | None) -> Iterator[Metric]:
     standing_in = door is not None and door.standing_in_s > 0
     yield _gauge("guestgate_stand_in_open", "Whether check-ins go past the shared database.", float(standing_in))
-    ready = copy is not None and copy.problem is None
+    ready = copy is not None and copy.problem is None and door is not None and door.can_stand_in
     yield _gauge("guestgate_stand_in_ready", "Whether this machine's copy could stand in.", float(ready))
     if copy is None:
         return

@@ -41,6 +41,7 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         "problem": state.problem,
         "copied_at": clock.iso_of(state.copied_at_ms),
         "age_s": None if state.age_s is None else round(state.age_s, 1),
+        "checked_at": clock.iso_of(state.checked_at_ms),
         "members": people,
         "visits": visits,
         "waiting": state.waiting,

@@ -75,7 +75,8 @@ _NOTHING = {
 class CopyState:
     """How a copy is. ``problem`` says why it cannot stand in, and is None where it can; ages are seconds.
 
-    ``waiting`` are decisions to be carried over, the oldest of them received at ``oldest_waiting_ms``.
+    ``waiting`` are decisions to be carried over, the oldest of them received at ``oldest_waiting_ms``. A ledger could
+    decide and commit here at ``checked_at_ms``.
     """
 
     problem: str | None
@@ -85,6 +86,7 @@ class CopyState:
     oldest_waiting_ms: int | None
     carried_over: int
     over_limit: int
+    checked_at_ms: int | None
 
     @property
     def oldest_waiting_s(self) -> float:
@@ -189,6 +191,7 @@ def state_of(connection: Connection, max_age_s: int) -> CopyState:
         oldest_waiting_ms=oldest_waiting_ms(connection),
         carried_over=row.carried_over,
         over_limit=row.over_limit,
+        checked_at_ms=row.checked_at_ms or None,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -92,6 +92,7 @@ class Follower:
                 self._sync(timeline, last, FIRST_PAGE if here.timeline is None else PAGE)
             self.to_compare = not self.to_compare
             return False
+        self.to_compare = False
         self._take(news, self._level_at_ms(news.upto))
         self._copy.erase_traces()
         return news.upto == last
@@ -164,13 +165,7 @@ class Follower:
     def _forget(self) -> None:
         """Who was forgotten is not said by name: whoever is no longer there goes, and leaves no trace here."""
         with self._copy.database.explained(), self._copy.database.connect_writer() as connection:
-            gone = self._sync_table(connection, PAGE, schema.members, MEMBER_COLUMNS, _m.id)
-            with connection.begin():
-                _erase(connection, gone)
-                connection.execute(delete(schema.customers).where(_k.member_id.not_in(select(_m.id))))
-                # What was decided here is carried over first.
-                waits = _v.id.in_(select(_d.id))
-                connection.execute(delete(schema.visits).where(_v.member_id.not_in(select(_m.id)), ~waits))
+            self._sync_table(connection, PAGE, schema.members, MEMBER_COLUMNS, _m.id, gone=_take_out)
         self._copy.has_traces = True
 
     # Everything
@@ -180,6 +175,7 @@ class Follower:
         log.info("comparing the copy with the shared record", file=str(self._copy.path))
         started, started_ms = clock.monotonic(), clock.now_ms()
         self._directory_version = -1  # another history may have the same number
+        self._heights.clear()
         with self._shared.read() as connection:
             self._read_directory(connection)
         since = (clock.from_ms(started_ms).date() - timedelta(days=self._reach.days)).isoformat()
@@ -189,9 +185,7 @@ class Follower:
             matters = or_(matters, _v.member_id.in_(select(_m.id).where(_m.plan_id.in_(total))))
         database = self._copy.database
         with database.explained(), database.connect_writer() as connection, database.bulk_writing(connection):
-            gone = self._sync_table(connection, page, schema.members, MEMBER_COLUMNS, _m.id)
-            with connection.begin():
-                _erase(connection, gone)
+            self._sync_table(connection, page, schema.members, MEMBER_COLUMNS, _m.id, gone=_take_out)
             self._sync_table(connection, page, schema.customers, CUSTOMER_COLUMNS, _k.customer_id)
             self._sync_table(
                 connection,
@@ -224,13 +218,14 @@ class Follower:
         key: Column[Any],
         shared: Sequence[ColumnElement[bool]] = (),
         here: Sequence[ColumnElement[bool]] = (),
-    ) -> list[Any]:
-        """Make a table's rows the shared one's, page by page in the order of a key; returns the keys that are gone.
+        gone: Callable[[Connection, Collection[Any]], None] | None = None,
+    ) -> None:
+        """Make a table's rows the shared one's, page by page in the order of a key.
 
-        `shared` says which rows there matter, `here` which rows here are copies.
+        `shared` says which rows there matter, `here` which rows here are copies. `gone` is told which keys are no
+        longer there, in the transaction that deletes them.
         """
         columns, place = [table.c[name] for name in names], names.index(key.name)
-        gone: list[Any] = []
         after: Any = None
         while True:
             beyond = [] if after is None else [key > after]
@@ -244,30 +239,34 @@ class Follower:
                 copies = own.execute(select(*columns).where(*here, *beyond, *upto)).all()
                 present = {row[place]: tuple(row) for row in copies}
                 wanted = {row[place]: tuple(row) for row in page}
-                gone += present.keys() - wanted.keys()
-                copy.drop(own, table, key.name, present.keys() - wanted.keys())
+                missing = present.keys() - wanted.keys()
+                if gone is not None:
+                    gone(own, missing)
+                copy.drop(own, table, key.name, missing)
                 copy.put(own, table, names, [row for found, row in wanted.items() if present.get(found) != row])
             self._copy.database.between_chunks()
             if at_end:
-                return gone
+                return
             after = page[-1][place]
 
 
-def _erase(connection: Connection, gone: Sequence[str]) -> None:
-    """Members who are no longer there are not named in what waits to be carried over, either."""
+def _take_out(connection: Connection, gone: Collection[str]) -> None:
+    """Members who are no longer there leave nothing behind; what waits to be carried over does not name them."""
     for member_id in gone:
         pseudonym = new_pseudonym()
         linked = select(_k.customer_id).where(_k.member_id == member_id)
-        about = or_(_d.member_id == member_id, _d.aggregator_id == member_id, _d.customer_id.in_(linked))
         connection.execute(
             update(schema.decisions)
-            .where(about)
+            .where(or_(_d.member_id == member_id, _d.aggregator_id == member_id, _d.customer_id.in_(linked)))
             .values(
                 member_id=case((_d.member_id.is_(None), None), else_=pseudonym),
                 aggregator_id=pseudonym,
                 customer_id=NO_CUSTOMER,
             )
         )
+        _drop_copied_visits(connection, [member_id])
+        connection.execute(update(schema.visits).where(_v.member_id == member_id).values(member_id=pseudonym))
+    copy.drop(connection, schema.customers, "member_id", gone)
 
 
 _NEW_VISITS = (_v.seq, _v.id)

@@ -8,13 +8,15 @@ from guestgate.stand_in.copy import CopyState
 LATE_S = 60.0
 
 
-def notice(state: CopyState, standing_in_s: float) -> str | None:
-    """One sentence; None where all is as it should be."""
+def notice(state: CopyState, standing_in_s: float, can_stand_in: bool) -> str | None:
+    """One sentence; None where all is as it should be. `can_stand_in` is what the door found when it checked."""
     waiting = f"; {state.waiting} decisions wait to be carried over" if state.waiting else ""
     if standing_in_s and state.problem is not None:
         return f"the shared database does not answer, and {state.problem}: check-ins are undecided{waiting}"
     if standing_in_s:
         return f"standing in for the shared database for {_span(standing_in_s)}{waiting}"
+    if state.problem is None and not can_stand_in:
+        return f"cannot stand in: no check-in could be decided on the copy{waiting}"
     if state.problem is not None:
         return f"cannot stand in: {state.problem}{waiting}"
     if state.age_s is not None and state.age_s >= LATE_S:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from guestgate import clock
 from guestgate.model import CheckIn
 
-# Half a minute of a busy door. Beyond that the oldest are forgotten.
-MOST = 100_000
+# Some seconds of a busy door, half a minute of most. Beyond that the oldest are forgotten.
+MOST = 20_000
 
 Person = tuple[str, int]
 

@@ -20,7 +20,7 @@ from guestgate import changes, clock, corrections, directory, locks, schema, seq
 from guestgate.bulk import BulkInsert, BulkSelect
 from guestgate.changes import Change
 from guestgate.corrections import UNDELIVERED
-from guestgate.database import SYSTEM, Database, Fault
+from guestgate.database import SYSTEM, BusyError, Database, Fault
 from guestgate.decide import decide
 from guestgate.directory import Directory, tags_text
 from guestgate.errors import OperationError
@@ -151,8 +151,10 @@ class Reconciliation:
                 for each in page:
                     self._take([each], left_members, who, report)
                 return
-            log.error("a decision cannot be carried over", decision=page[0].decision["id"], exc_info=error)
-            self._refused[page[0].decision["id"]] = clock.monotonic() + REFUSED_S
+            refused = page[0].decision["id"]
+            if refused not in self._refused:
+                log.error("a decision cannot be carried over", decision=refused, exc_info=error)
+            self._refused[refused] = clock.monotonic() + REFUSED_S
             _leave(page[0], left_members)
             return
         report.carried_over += self._settle(batch)
@@ -299,9 +301,10 @@ class _Batch:
             if (row := each.answer_to(self._theirs[each.decision["id"]])) is not None
         ]
         _insert_answers(self._connection, [_values(schema.answers, row) for row in answers])
-        corrections.reverse_undelivered(
-            self._connection, [row["decision_id"] for row in answers if row["undelivered"]]
-        )
+        undelivered = [row["decision_id"] for row in answers if row["undelivered"]]
+        if corrections.reverse_undelivered(self._connection, undelivered):
+            # Of a member whom the copy does not know, and who was not locked by that.
+            raise BusyError("a member is being decided on")
 
     def _named(self, each: Waiting) -> Row:
         """The decision; whoever was forgotten meanwhile is not named."""

@@ -13,7 +13,6 @@ import structlog
 
 from guestgate import clock
 from guestgate.circuit import Circuit
-from guestgate.errors import OperationError
 from guestgate.ledger_queue import LedgerQueue
 from guestgate.stand_in.recent import RecentVisits
 from guestgate.stand_in.rules import CopyCheck
@@ -22,6 +21,7 @@ log = structlog.get_logger()
 
 LOOK_EVERY_S = 0.5
 CHECK_EVERY_S = 2.0
+CHECK_PATIENCE_S = 10.0
 # The door hears of a commit a moment after it.
 FOLLOW_MARGIN_MS = 1_000
 CARRY_OVER_MS = 60_000
@@ -43,9 +43,10 @@ class Watch:
         # Visits that the copy may not have yet, and those that the shared record may not have.
         self.not_copied, self.not_carried_over = RecentVisits(), RecentVisits()
         # Of the copy: whether it could stand in when it was asked last, and how old its oldest waiting decision was.
-        self.ready = False
+        self._ready, self._checked_at = False, float("-inf")
         self._oldest_waiting_s = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._restarting: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Watch from now on."""
@@ -53,15 +54,21 @@ class Watch:
 
     async def stop(self) -> None:
         """Watch no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        for task in (self._task, self._restarting):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
 
     @property
     def stands_in(self) -> bool:
         """Whether check-ins go to the copy at once."""
         return self._circuit.is_open
+
+    @property
+    def ready(self) -> bool:
+        """Whether the last check of the copy was good, and is not long ago: a ledger may hang."""
+        return self._ready and self._loop.time() - self._checked_at < CHECK_PATIENCE_S
 
     @property
     def standing_in_s(self) -> float:
@@ -88,11 +95,11 @@ class Watch:
 
     def stand_in_checked(self, found: CopyCheck | None, _seconds: float) -> None:
         """What a check of the copy found."""
-        if self.ready and found is None:
+        if self._ready and found is None:
             log.error("the copy cannot stand in; without the shared database check-ins would be undecided")
-        elif found is not None and not self.ready:
+        elif found is not None and not self._ready:
             log.info("the copy can stand in for the shared database")
-        self.ready = found is not None
+        self._ready, self._checked_at = found is not None, self._loop.time()
         if found is not None:
             self._oldest_waiting_s = found.oldest_waiting_s
             self.not_copied.forget(found.copied_at_ms - FOLLOW_MARGIN_MS)
@@ -101,13 +108,13 @@ class Watch:
 
     def lost(self) -> None:
         """The ledger of the copy ended."""
-        self.ready = False
+        self._ready = False
         log.error("the ledger that stands in ended; it is started again")
 
     async def _watch(self) -> None:
         while True:
-            if self._stand_in.lost:
-                await self._restart()
+            if self._stand_in.lost and (self._restarting is None or self._restarting.done()):
+                self._restarting = asyncio.create_task(self._restart())
             now = self._loop.time()
             if now >= self._next_check:
                 self._stand_in.check()
@@ -120,5 +127,5 @@ class Watch:
         await asyncio.sleep(RESTART_S)
         try:
             await self._stand_in.start_again()
-        except (OperationError, OSError) as error:
+        except Exception as error:
             log.error("the ledger that stands in could not be started and will be tried again", error=str(error))
