@@ -119,7 +119,8 @@ def _visits(record: Record, heard: dict[str, Answer], members: set[str], unheard
         if len(found) > 1:
             yield f"visit {visit_id} is there several times: {found}"
         by = record.decisions.get(visit_id, [])
-        if [row[4] for row in by] != [source == "stand_in"]:
+        overruled = state == "reversed" and [row[4] for row in by] == [True]
+        if not overruled and [row[4] for row in by] != [source == "stand_in"]:
             yield f"visit {visit_id} of {member} has source {source}, but its decision is {by}"
         if state == "reversed":
             continue
