@@ -15,7 +15,7 @@ from datetime import date, datetime
 from sqlalchemy import Column, Connection, Index, MetaData, Table
 from sqlalchemy.exc import DBAPIError
 
-from guestgate import clock, schema, stretch
+from guestgate import clock, schema, search, stretch
 from guestgate.database import BusyError, Database, Fault
 
 AHEAD = 3
@@ -24,12 +24,13 @@ WAIT_MS = 50
 TRIES, REST_S = 8, 0.2
 # How far a machine's clock may be put back while a check-in waits for its id.
 CLOCK_STEP_MS = 3_600_000
-# A studio's record in its order; where the days of `guestgate.stretch` begin and end; the lists of members.
+# A studio's record in its order; where the days of `guestgate.stretch` begin and end; the lists of members, and
+# their names.
 MORE_INDEXES = {
     "decisions": ("studio_id, seq",),
     "visits": ("studio_id, seq", f"({stretch.DAY_OF_VISIT}), seq"),
     "changes": (f"({stretch.DAY_OF_CHANGE}), seq",),
-    "members": ("status, id", "plan_id, status, id"),
+    "members": ("status, id", "plan_id, status, id", *search.POSTGRES_INDEXES),
 }
 PARTITIONED = {schema.decisions.name: "id", schema.answers.name: "decision_id"}
 

@@ -81,6 +81,15 @@ tokens = Table(
     Column("revoked_at_ms", BigInteger),
 )
 
+# Who is signed in to the admin listener's pages, and by which token; stored as hashes, too.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("sha256", Code(64), primary_key=True),
+    Column("token_sha256", Code(64), ForeignKey("tokens.sha256"), nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+)
+
 # The audit trail: what people and programs changed, apart from visits (see `visit_changes`).
 changes = Table(
     "changes",
@@ -137,6 +146,7 @@ plan_versions = Table(
     Column("applied_at_ms", BigInteger, nullable=False),
 )
 
+# By name they are found by indexes over their profiles (see `search`), which no two databases spell alike.
 members = Table(
     "members",
     metadata,
