@@ -71,7 +71,8 @@ def _queries(dialect: str, text: str) -> Iterator[Select[Any]]:
     if text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_CUSTOMER_ID:
         yield everything.where(_m.id.in_(select(_c.member_id).where(_c.customer_id == int(text))))
     yield everything.where(_begins(_m.id, text)).order_by(_m.id)
-    last, first = (literal_column(column) for column in _NAMES[dialect])
+    columns: list[ColumnElement[str]] = [literal_column(column) for column in _NAMES[dialect]]
+    last, first = columns
     for words in _spellings(text):
         whole = " ".join(words)
         yield everything.where(_begins(last, whole)).order_by(last, first)
@@ -91,3 +92,9 @@ def _spellings(text: str) -> list[list[str]]:
     """The words as they may stand in the index."""
     spelt = (text.lower(), text.title(), text.upper())
     return [one.split(" ", MAX_WORDS - 1) for one in dict.fromkeys(one.translate(_FOLD) for one in spelt)]
+
+
+def on_plan(connection: Connection, plan: str, after: str = "", limit: int = MOST) -> list[dict[str, Any]]:
+    """A plan's members by id, those after a certain one, as `members` has them."""
+    query = select(_m.id, _m.profile, _m.plan_id, _m.status).where(_m.plan_id == plan, _m.id > after)
+    return [_visible(row) for row in connection.execute(query.order_by(_m.id).limit(limit))]

@@ -11,6 +11,8 @@ from guestgate import __version__
 from guestgate.admin import feed, members, monitoring, openapi, problems, record, studios
 from guestgate.admin.access import router
 from guestgate.admin.context import Context
+from guestgate.admin.pages import entrance, files
+from guestgate.admin.pages import members as member_pages
 from guestgate.database import Database
 from guestgate.settings import Settings
 from guestgate.tokens import Role
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
     from guestgate.door import DoorState
 
 API = "/api/v1"
+PAGES = (
+    files.anybody,
+    entrance.anybody,
+    entrance.reading,
+    member_pages.reading,
+    member_pages.writing,
+)
 
 
 def create_app(database: Database, settings: Settings, ask_door: Callable[[bool], DoorState | None]) -> FastAPI:
@@ -49,6 +58,8 @@ def create_app(database: Database, settings: Settings, ask_door: Callable[[bool]
     app.include_router(monitoring.reading)
     app.include_router(monitoring.anybody)
     app.include_router(_document(app, settings), prefix=API)
+    for part in PAGES:
+        app.include_router(part)
     return app
 
 
