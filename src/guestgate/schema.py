@@ -151,7 +151,7 @@ members = Table(
     "members",
     metadata,
     Column("id", Code(255), primary_key=True),
-    Column("plan_id", Code(255), ForeignKey("plans.id"), nullable=False, index=True),
+    Column("plan_id", Code(255), ForeignKey("plans.id"), nullable=False),
     Column("status", Code(16), nullable=False),
     Column("valid_from", Code(10)),
     Column("valid_until", Code(10)),
@@ -159,6 +159,7 @@ members = Table(
     Column("profile", Text, nullable=False),  # JSON object: first_name, … (personal data)
     Column("updated_at_ms", BigInteger, nullable=False),
     Column("pseudonym", Code(64)),  # set while the member is being forgotten
+    Index(None, "plan_id", "id"),
 )
 
 # The platform's customers, each linked to one member; a member may have one at every gym chain.

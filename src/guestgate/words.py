@@ -137,14 +137,18 @@ def plan(rules: Plan) -> list[str]:
         length = f"{rules.cycle_days} days" if rules.cycle_days else "a month"
         sentences.append(f"A cycle is {length}, counted from each member's own first day.")
     if rules.min_gap_minutes:
-        sentences.append(f"At least {rules.min_gap_minutes} minutes between visits at different studios.")
+        sentences.append(f"At least {_minutes(rules.min_gap_minutes)} between visits at different studios.")
     if rules.reentry_minutes:
         sentences.append(
-            f"Who taps again at the same studio within {rules.reentry_minutes} minutes is on the same visit."
+            f"Who taps again at the same studio within {_minutes(rules.reentry_minutes)} is on the same visit."
         )
     is_daily = rules.payable is Payable.PER_MEMBER_DAY
     sentences.append(f"A studio is paid for {'a member once a day' if is_daily else 'every visit'}.")
     return sentences
+
+
+def _minutes(count: int) -> str:
+    return f"{count} minute{'' if count == 1 else 's'}"
 
 
 def _days(days: frozenset[int]) -> str:

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 
 from guestgate import __version__
+from guestgate.activity import Activity
 from guestgate.admin import feed, members, monitoring, openapi, problems, record, studios
 from guestgate.admin.access import router
 from guestgate.admin.context import Context
-from guestgate.admin.pages import entrance, files
+from guestgate.admin.pages import decisions as decision_pages
+from guestgate.admin.pages import entrance, files, now
 from guestgate.admin.pages import members as member_pages
+from guestgate.admin.pages import plans as plan_pages
+from guestgate.admin.pages import studios as studio_pages
 from guestgate.database import Database
 from guestgate.settings import Settings
 from guestgate.tokens import Role
@@ -25,8 +29,12 @@ PAGES = (
     files.anybody,
     entrance.anybody,
     entrance.reading,
+    now.reading,
     member_pages.reading,
     member_pages.writing,
+    decision_pages.reading,
+    studio_pages.reading,
+    plan_pages.reading,
 )
 
 
@@ -43,6 +51,7 @@ def create_app(database: Database, settings: Settings, ask_door: Callable[[bool]
         strict_content_type=False,  # what the guard lets through without a content type is JSON
     )
     app.state.context = Context(database, settings, ask_door)
+    app.state.activity = Activity()
     problems.install(app)
     for part in (
         members.streaming,

@@ -71,11 +71,7 @@ class View:
 
     def render(self, template: str, status: int = 200, **values: Any) -> Response:
         """A page, or a part of one."""
-        return HTMLResponse(self.rendered(template, **values), status)
-
-    def rendered(self, template: str, **values: Any) -> str:
-        """The same as a text."""
-        return _templates.get_template(template).render(view=self, **values)
+        return HTMLResponse(part(template, view=self, **values), status)
 
     def go(self, path: str) -> Response:
         """After a form, on to a page."""
@@ -110,6 +106,11 @@ def minute(iso: str | None, timezone: str = "UTC") -> str:
     return local.strftime(f"%a %-d %b{year}, %H:%M")
 
 
+def second(iso: str, timezone: str) -> str:
+    """Only the time of day: ``18:02:05``."""
+    return _local(iso, timezone).strftime("%H:%M:%S")
+
+
 def _local(iso: str, timezone: str) -> datetime:
     return datetime.fromisoformat(iso).astimezone(ZoneInfo(timezone))
 
@@ -126,6 +127,11 @@ def ago(iso: str | None) -> str:
     return "just now"
 
 
+def part(template: str, **values: Any) -> str:
+    """A part of a page that is the same for everybody."""
+    return _templates.get_template(template).render(**values)
+
+
 _templates = Environment(
     loader=PackageLoader("guestgate.admin.pages"),
     autoescape=True,
@@ -133,5 +139,5 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters.update(moment=moment, minute=minute, ago=ago)
+_templates.filters.update(moment=moment, minute=minute, second=second, ago=ago)
 _templates.globals.update(static=files.address, version=__version__, words=words, themes=THEMES)

@@ -1,4 +1,4 @@
-"""sessions of people, and members by name"""
+"""sessions of people, members by name, and those of a plan in order"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -30,3 +30,5 @@ def upgrade() -> None:
     last, first = NAMES[op.get_bind().dialect.name]
     op.execute(f"CREATE INDEX ix_members_last_name ON members ({last}, {first})")
     op.execute(f"CREATE INDEX ix_members_first_name ON members ({first})")
+    op.drop_index("ix_members_plan_id", "members")
+    op.create_index("ix_members_plan_id_id", "members", ["plan_id", "id"])
