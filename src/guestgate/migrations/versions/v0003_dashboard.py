@@ -30,5 +30,7 @@ def upgrade() -> None:
     last, first = NAMES[op.get_bind().dialect.name]
     op.execute(f"CREATE INDEX ix_members_last_name ON members ({last}, {first})")
     op.execute(f"CREATE INDEX ix_members_first_name ON members ({first})")
-    op.drop_index("ix_members_plan_id", "members")
     op.create_index("ix_members_plan_id_id", "members", ["plan_id", "id"])
+    if op.get_bind().dialect.name == "sqlite":
+        # PostgreSQL would lock the table for it, and with it the doors behind whoever is reading just then.
+        op.drop_index("ix_members_plan_id", "members")

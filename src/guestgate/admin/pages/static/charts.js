@@ -9,13 +9,16 @@
   const times = (timezone) => ({
     ...axis(),
     values: (_, ticks, __, ___, step) =>
-      ticks.map((at) => (step >= 86400 ? day : hour)(timezone ? inZone(at, timezone) : new Date(at * 1000))),
+      ticks.map((at) => {
+        const local = timezone ? inZone(at, timezone) : new Date(at * 1000);
+        return (step >= 3600 && local.getHours() === 0 ? day : hour)(local);
+      }),
   });
   const inZone = (at, timezone) => uPlot.tzDate(new Date(at * 1000), timezone);
 
   const axis = () => ({
     stroke: colour("--dim"), grid: { stroke: colour("--rule"), width: 1 }, ticks: { stroke: colour("--rule"), width: 1 },
-    font: "12px system-ui", size: 46,
+    font: "12px system-ui",
   });
   const bars = (label, name) => ({
     label, stroke: colour(name), fill: colour(name), width: 0, points: { show: false },
@@ -33,7 +36,7 @@
         { value: time, label: "Time" }, { ...bars("Allowed", "--open"), value: own("allowed") },
         { ...bars("Denied", "--shut"), value: own("denied") }, { ...bars("Undecided", "--warn"), value: own("undecided") },
       ],
-      axes: [times(values.timezone), axis()],
+      axes: [times(values.timezone), { ...axis(), size: 62 }],
     };
   }
 
