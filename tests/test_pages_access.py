@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +16,9 @@ from gate import Gate
 from guestgate import tokens
 from guestgate.admin import app as admin_app
 from guestgate.admin.pages.access import COOKIE, MAX_FORM_BYTES, Page
+from guestgate.database import Database
 from guestgate.fingerprints import fingerprint, sha256_of
+from guestgate.settings import Settings
 from guestgate.tokens import Role
 
 # What takes more than a viewer; written down here a second time on purpose.
@@ -202,6 +206,16 @@ def test_the_entrance_remembers_where_somebody_wanted_to_go(served: Gate) -> Non
         assert 'value="/member?id=a%2Fb%26c"' in desk.page(answer.headers["location"])
 
 
+def test_a_link_from_elsewhere_is_asked_for_again_by_a_page_of_ours(served: Gate) -> None:
+    """The browser keeps the cookie from links of other sites. Forms are no links."""
+    elsewhere = {"sec-fetch-site": "cross-site"}
+    with Desk(served) as desk:
+        answer = desk.get("/member?id=free-1", headers=elsewhere)
+        assert answer.status_code == 200 and 'http-equiv="refresh" content="0"' in answer.text
+        assert len(answer.text) < 200 and answer.headers["cache-control"] == "no-store"
+        assert desk.post("/logout", headers=elsewhere).status_code == 303
+
+
 def test_light_and_dark(served: Gate) -> None:
     """A choice that is kept, of three; anything else changes nothing."""
     with Desk(served, Role.VIEWER) as desk:
@@ -231,3 +245,21 @@ def test_what_every_answer_says_to_the_browser(desks: dict[str | None, Desk]) ->
 def test_only_the_pages_own_files_are_given_out(desks: dict[str | None, Desk], name: str) -> None:
     """Nothing else of the package, and nothing beside it."""
     assert desks[None].get(f"/static/{name}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/login", "/members?q=anna"])
+def test_a_database_that_cannot_be_read_is_not_named_to_strangers(tmp_path: Path, path: str) -> None:
+    """503, as a page."""
+    database = Database.at(f"sqlite:///{tmp_path / 'secret-place' / 'gone.db'}")
+    application = admin_app.create_app(database, Settings(), lambda: None)
+
+    async def ask() -> tuple[httpx.Response, httpx.Response]:
+        transport = httpx.ASGITransport(application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            stranger = await client.get("/login")
+            return stranger, await client.get(path, headers={"cookie": f"{COOKIE}=somebody"})
+
+    stranger, answer = asyncio.run(ask())
+    assert stranger.status_code == 200
+    assert answer.status_code == 503 and "The database cannot be used" in answer.text
+    assert "secret-place" not in answer.text

@@ -182,6 +182,15 @@ def test_light_and_dark_can_be_chosen(desk: Page) -> None:
         assert (desk.evaluate("getComputedStyle(document.body).backgroundColor") == light) is same, theme
 
 
+def test_a_link_in_a_message_opens_the_page(desk: Page, gate: Gate) -> None:
+    """For whoever is signed in, although it comes from another site."""
+    other = desk.context.new_page()
+    other.set_content(f'<a href="{gate.admin_url}/member?id=m-1">Anna</a>')
+    other.click("a")
+    expect(other.get_by_role("heading", level=1)).to_contain_text("Anna Muster")
+    other.close()
+
+
 def test_signing_out(browser: Browser, gate: Gate) -> None:
     """And nothing of the pages is left behind."""
     page = browser.new_page(base_url=gate.admin_url)

@@ -13,13 +13,13 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 import structlog
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from guestgate import sessions
-from guestgate.admin.access import Handler, check_address, drain, limited, read_whole
+from guestgate.admin.access import UNAVAILABLE, Handler, check_address, drain, limited, read_whole
 from guestgate.admin.context import Context
 from guestgate.admin.pages import headers
 from guestgate.admin.pages.view import View, error_page
@@ -38,6 +38,7 @@ FORM = "application/x-www-form-urlencoded"
 PART = "hx-request"
 
 FOREIGN = ProblemError(403, "this form is not of your session's pages; open the page again and send it from there")
+AGAIN = '<!doctype html><html lang="en"><title>guestgate</title><meta http-equiv="refresh" content="0">'
 NO_FORM = ProblemError(415, f"send Content-Type: {FORM}")
 
 
@@ -60,8 +61,7 @@ class Page(APIRoute):
             except HTTPException as error:
                 response = error_page(view, error.status_code, error.detail)
             except GuestgateError as error:
-                status = next(status for kind, status in STATUS if isinstance(error, kind))
-                response = error_page(view, status, str(error).removeprefix("--"))
+                response = _failed(view, error)
             for name, value in headers.PAGE.items():
                 response.headers.setdefault(name, value)
             return response
@@ -137,10 +137,22 @@ def is_secure(request: Request) -> bool:
     return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
 
 
+def _failed(view: View, error: GuestgateError) -> Response:
+    if view.holder is None:  # no word of paths to somebody who is not signed in
+        log.error("a page failed before anybody was signed in", error=str(error))
+        return error_page(view, UNAVAILABLE.status_code, UNAVAILABLE.detail)
+    status = next(status for kind, status in STATUS if isinstance(error, kind))
+    return error_page(view, status, str(error).removeprefix("--"))
+
+
 def _sign_in(request: Request) -> Response:
     """To the page that asks for a token, and from there to where this leads."""
     here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     is_page = request.method == "GET" and PART not in request.headers
+    if is_page and request.headers.get("sec-fetch-site") == "cross-site":
+        # Whoever follows a link from elsewhere may be signed in all the same: asked by a page of ours, the browser
+        # sends the cookie along.
+        return HTMLResponse(AGAIN)
     target = f"/login?to={quote(here, safe='')}" if is_page and here != "/" else "/login"
     if PART in request.headers:  # a redirect would put the other page into this one
         return Response(status_code=401, headers={"hx-redirect": target})

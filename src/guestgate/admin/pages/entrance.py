@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from fastapi import Response
 
-from guestgate import sessions
+from guestgate import sessions, tokens
 from guestgate.admin.pages.access import COOKIE, is_secure, keep_session, router
 from guestgate.admin.pages.view import THEME, THEMES, In
+from guestgate.database import Database
 from guestgate.tokens import Role
 
 anybody, reading = router(None), router(Role.VIEWER)
@@ -25,8 +26,7 @@ def ask(view: In) -> Response:
 def sign_in(view: In) -> Response:
     """With a token that is valid, on to where the visitor wanted to go."""
     token, to = view.form.get("token", "").strip(), view.form.get("to", "")
-    with view.request.app.state.context.database.write() as connection:
-        session = sessions.begin(connection, token[:MAX_TOKEN_LENGTH])
+    session = _begin(view.request.app.state.context.database, token[:MAX_TOKEN_LENGTH])
     if session is None:
         return view.render("login.html", 401, to=to, wrong=True)
     response = view.go(_here(to))
@@ -53,6 +53,15 @@ def choose_theme(view: In) -> Response:
         secure = is_secure(view.request)
         response.set_cookie(THEME, theme, max_age=A_YEAR_S, secure=secure, httponly=True, samesite="strict")
     return response
+
+
+def _begin(database: Database, token: str) -> str | None:
+    """A new session; None where the token is none."""
+    with database.read() as connection:  # without a token nobody gets as far as the lock for writing
+        if tokens.holder(connection, token) is None:
+            return None
+    with database.write() as connection:
+        return sessions.begin(connection, token)
 
 
 def _here(path: str) -> str:
