@@ -4,6 +4,8 @@
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const drawn = new Map();
   const HEIGHT = 210;
+  // Steps of an axis that counts people.
+  const WHOLE = [1, 2, 5].flatMap((n) => [1, 10, 100, 1e3, 1e4, 1e5].map((ten) => n * ten)).sort((a, b) => a - b);
 
   const hour = uPlot.fmtDate("{HH}:{mm}"), day = uPlot.fmtDate("{WWW} {D} {MMM}");
   const times = (timezone) => ({
@@ -29,6 +31,7 @@
   // Bars on one another: the tallest is drawn first and bears the sum, the legend says each by itself.
   function stacked(values, time) {
     const below = (...names) => values.at.map((_, i) => names.reduce((sum, name) => sum + values[name][i], 0));
+    const step = values.at[1] - values.at[0];
     const own = (name) => (_, __, ___, i) => (i === null ? "–" : values[name][i]);
     return {
       data: [values.at, below("allowed", "denied", "undecided"), below("denied", "undecided"), values.undecided],
@@ -36,7 +39,8 @@
         { value: time, label: "Time" }, { ...bars("Allowed", "--open"), value: own("allowed") },
         { ...bars("Denied", "--shut"), value: own("denied") }, { ...bars("Undecided", "--warn"), value: own("undecided") },
       ],
-      axes: [times(values.timezone), { ...axis(), size: 62 }],
+      axes: [times(values.timezone), { ...axis(), size: 62, incrs: WHOLE }],
+      scales: { x: { time: true, range: (_, first, last) => [first - step, last + step] } },
     };
   }
 
