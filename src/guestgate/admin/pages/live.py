@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -45,10 +44,8 @@ class Live:
         self._database = database
         self._ask_health = ask_health
         self._pulse = Pulse()
-        self._latest: deque[dict[str, Any]] = deque(maxlen=SHOWN)
         self._timeline = ""
         self._shown_upto = self._recorded_upto = 0
-        self._health: dict[str, str] = {}
         self._health_at = float("-inf")
         self._parts: dict[str, str] = {}
         self._watching = 0
@@ -62,9 +59,10 @@ class Live:
         return self._watching
 
     async def parts(self) -> dict[str, str]:
-        """The parts of the page by name, as they are now."""
+        """The parts of the page by name, as they are now. Raises OperationError where the record cannot be read."""
         if not self._is_reading():
             self._timeline = ""  # nobody has followed since the last page was closed
+        if not (self._timeline and self._parts):
             await self._look()
         return self._parts
 
@@ -102,9 +100,17 @@ class Live:
 
     async def _read(self) -> None:
         """Follow the record as long as somebody looks."""
-        self._timeline = ""
+        self._timeline, can_read = "", True
         while self._watching:
-            has_more = await self._look()
+            has_more = False
+            try:
+                has_more = await self._look()
+                can_read = True
+            except GuestgateError as error:
+                if can_read:
+                    log.warning("live pages cannot read the record", error=str(error))
+                can_read = False
+                await run_in_threadpool(self._look_after_health)
             async with self._beat:
                 self._beat.notify_all()
             await asyncio.sleep(0 if has_more else BEAT_S)
@@ -115,44 +121,42 @@ class Live:
             return await run_in_threadpool(self._look_in_thread)
 
     def _look_in_thread(self) -> bool:
-        has_more = False
-        try:
-            with self._database.read() as connection:
-                has_more = self._follow(connection)
-                places = {studio["id"]: studio for studio in studios.studio_list(connection)}
-                self._render(places)
-        except GuestgateError as error:
-            log.warning("live pages cannot read the record", error=str(error))
-        if clock.monotonic() - self._health_at >= HEALTH_S:
-            self._health, self._health_at = self._ask_health(), clock.monotonic()
-            self._show(health=part("health.html", parts=self._health))
+        with self._database.read() as connection:
+            has_more = self._follow(connection)
+            latest = Filter(limit=SHOWN, upto=self._shown_upto, order=Order.DESCENDING)
+            decisions = [decision for _, decision in record.decisions(connection, latest)]
+            self._render(decisions, {studio["id"]: studio for studio in studios.studio_list(connection)})
+        self._look_after_health()
         return has_more
 
+    def _look_after_health(self) -> None:
+        if clock.monotonic() - self._health_at >= HEALTH_S:
+            health, self._health_at = self._ask_health(), clock.monotonic()
+            self._show(health=part("health.html", parts=health))
+
     def _follow(self, connection: Connection) -> bool:
+        """Count what is new; True where that is not all."""
         timeline, position = sequence.position(connection)
         if timeline != self._timeline:  # the first look, or another database was put in this one's place
-            self._timeline, self._shown_upto = timeline, position
             self._pulse.read(connection)
-            latest = record.decisions(connection, Filter(limit=SHOWN, upto=position))
-            self._latest = deque((decision for _, decision in latest), SHOWN)
-        else:
-            chosen = Filter(after=self._shown_upto, upto=self._recorded_upto, limit=AT_ONCE, order=Order.ASCENDING)
-            found = list(record.decisions(connection, chosen))
-            for _, decision in found:
-                self._pulse.add(decision)
-                self._latest.append(decision)
-            self._shown_upto = found[-1][0] if len(found) == AT_ONCE else max(self._recorded_upto, self._shown_upto)
-            if len(found) == AT_ONCE:
-                return True
-        self._recorded_upto = position
+            self._timeline, self._shown_upto, self._recorded_upto = timeline, position, position
+            return False
+        chosen = Filter(after=self._shown_upto, upto=self._recorded_upto, limit=AT_ONCE, order=Order.ASCENDING)
+        found = list(record.decisions(connection, chosen))
+        for _, decision in found:
+            self._pulse.add(decision)
+        if len(found) == AT_ONCE:
+            self._shown_upto = found[-1][0]
+            return True
+        self._shown_upto, self._recorded_upto = self._recorded_upto, position
         return False
 
-    def _render(self, places: dict[str, dict[str, Any]]) -> None:
+    def _render(self, decisions: list[dict[str, Any]], places: dict[str, dict[str, Any]]) -> None:
         minutes = self._pulse.minutes()
         self._show(
             figures=part("figures.html", **figures(minutes)),
             banner=part("banner.html", sentence=stand_in_banner(minutes)),
-            checkins=part("checkins.html", decisions=list(self._latest)[::-1], places=places),
+            checkins=part("checkins.html", decisions=decisions, places=places),
             charts=part("charts.html", **charts(minutes)),
         )
 
