@@ -182,6 +182,22 @@ def test_light_and_dark_can_be_chosen(desk: Page) -> None:
         assert (desk.evaluate("getComputedStyle(document.body).backgroundColor") == light) is same, theme
 
 
+def test_the_menu_closes_as_menus_do(desk: Page) -> None:
+    """By a click elsewhere, and by Escape, which leads back to where it was opened."""
+    desk.goto("/plans")
+    menu, name = desk.locator(".menu > div"), desk.locator(".menu summary")
+    name.click()
+    expect(menu).to_be_visible()
+    desk.get_by_role("heading", level=1).click()
+    expect(menu).to_be_hidden()
+    name.press("Enter")
+    expect(menu).to_be_visible()
+    desk.keyboard.press("Tab")
+    desk.keyboard.press("Escape")
+    expect(menu).to_be_hidden()
+    expect(name).to_be_focused()
+
+
 def test_a_link_in_a_message_opens_the_page(desk: Page, gate: Gate) -> None:
     """For whoever is signed in, although it comes from another site."""
     other = desk.context.new_page()
