@@ -17,6 +17,7 @@ from guestgate.admin.pages import entrance, files, now
 from guestgate.admin.pages import members as member_pages
 from guestgate.admin.pages import plans as plan_pages
 from guestgate.admin.pages import studios as studio_pages
+from guestgate.admin.pages.live import Live
 from guestgate.database import Database
 from guestgate.settings import Settings
 from guestgate.tokens import Role
@@ -52,6 +53,7 @@ def create_app(database: Database, settings: Settings, ask_door: Callable[[bool]
     )
     app.state.context = Context(database, settings, ask_door)
     app.state.activity = Activity()
+    app.state.live = Live(database, lambda: now.health(app))
     problems.install(app)
     for part in (
         members.streaming,

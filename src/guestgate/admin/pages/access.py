@@ -43,7 +43,7 @@ NO_FORM = ProblemError(415, f"send Content-Type: {FORM}")
 
 
 class Page(APIRoute):
-    """A page, part of a page or form that only some roles may use; without a session it leads to the first page.
+    """A page, part of a page or form that only some roles may use; without a session it leads to the entrance.
 
     ``required`` is None where nobody has to be signed in.
     """

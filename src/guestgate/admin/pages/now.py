@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -27,15 +27,16 @@ UNBUFFERED = {"x-accel-buffering": "no"}
 @reading.get("/")
 async def show(view: In) -> Response:
     """The page as it is now; what changes comes by the stream."""
-    parts = await live(view.request).parts()
+    live: Live = view.request.app.state.live
+    parts = await live.parts()
     return await run_in_threadpool(view.render, "now.html", parts=parts)
 
 
 @reading.get("/now/stream")
 async def stream(view: In) -> Response:
     """The parts of the page that change, as server-sent events, for as long as the session is good."""
-    everything = live(view.request)
-    if everything.watching >= MAX_STREAMS:
+    live: Live = view.request.app.state.live
+    if live.watching >= MAX_STREAMS:
         raise ProblemError(503, "too many live pages are open")
     request, session = view.request, view.request.cookies[COOKIE]
 
@@ -45,20 +46,12 @@ async def stream(view: In) -> Response:
         except GuestgateError:  # as long as nobody can be asked, there is nothing new to see either
             return True
 
-    return StreamingResponse(everything.messages(may_go_on), media_type="text/event-stream", headers=UNBUFFERED)
+    return StreamingResponse(live.messages(may_go_on), media_type="text/event-stream", headers=UNBUFFERED)
 
 
-def live(request: Request) -> Live:
-    """The one reader that all pages share."""
-    state = request.app.state
-    if not hasattr(state, "live"):
-        state.live = Live(state.context.database, lambda: health(request))
-    found: Live = state.live
-    return found
-
-
-def health(request: Request) -> dict[str, str]:
+def health(app: FastAPI) -> dict[str, str]:
     """Each part of this server with ``ok``, or what is wrong with it: what ``/readyz`` says."""
-    told: dict[str, Any] = json.loads(bytes(monitoring.readyz(request).body))
+    answer = monitoring.readyz(Request({"type": "http", "app": app}))
+    told: dict[str, Any] = json.loads(bytes(answer.body))
     parts: dict[str, str] = told["parts"]
     return parts
