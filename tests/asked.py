@@ -301,6 +301,7 @@ def _rows(name: str, customer: int, plan: str = "daily") -> list[members.MemberR
 def _offices(grown: Grown) -> Iterator[Question]:
     """Studios, keys, plans, tokens, and what watches over it all."""
     yield reading("studios", studios.studio_list)
+    yield reading("studios by name", studios.places)
     yield reading("studio show", lambda c: studios.studio_dict(c, "s-1"))
     yield reading("keys", studios.key_list)
     yield writing("studio set", lambda c, n: studios.change(c, "s-1", name=f"Studio {n}"))

@@ -18,5 +18,5 @@ def show(view: In, decision_id: str) -> Response:
     """From the key that the call came with to the milliseconds of its answer."""
     with view.office.read() as connection:
         found = case(connection, decision_id, payable_requires=view.office.payable_requires)
-        places = {studio["id"]: studio for studio in studios.studio_list(connection)}
+        places = studios.places(connection)
     return view.render("decision.html", places=places, **found)

@@ -125,7 +125,7 @@ class Live:
             has_more = self._follow(connection)
             latest = Filter(limit=SHOWN, upto=self._shown_upto, order=Order.DESCENDING)
             decisions = [decision for _, decision in record.decisions(connection, latest)]
-            self._render(decisions, {studio["id"]: studio for studio in studios.studio_list(connection)})
+            self._render(decisions, studios.places(connection))
         self._look_after_health()
         return has_more
 
@@ -151,7 +151,7 @@ class Live:
         self._shown_upto, self._recorded_upto = self._recorded_upto, position
         return False
 
-    def _render(self, decisions: list[dict[str, Any]], places: dict[str, dict[str, Any]]) -> None:
+    def _render(self, decisions: list[dict[str, Any]], places: dict[str, dict[str, str]]) -> None:
         minutes = self._pulse.minutes()
         self._show(
             figures=part("figures.html", **figures(minutes)),

@@ -56,7 +56,7 @@ def show(view: In) -> Response:
         decisions = [decision for _, decision in record.decisions(connection, latest)]
         been = record.visits(connection, latest, payable_requires=view.office.payable_requires)
         trail = changes.change_list(connection, Filter(subject=member_id, limit=SHOWN, order=Order.DESCENDING))
-        places = {studio["id"]: studio for studio in studios.studio_list(connection)}
+        places = studios.places(connection)
         chosen = view.asked("studio") or (decisions[0]["studio"] if decisions else next(iter(places), ""))
         return view.render(
             "member.html",
