@@ -14,6 +14,8 @@ from grown import Grown, month_before
 from sqlalchemy import Connection
 
 from guestgate import (
+    activity,
+    case,
     changes,
     clock,
     corrections,
@@ -23,12 +25,15 @@ from guestgate import (
     members,
     plans,
     record,
+    search,
     sequence,
+    sessions,
     statements,
     studios,
     tokens,
     visits,
 )
+from guestgate.activity import Activity
 from guestgate.admin import monitoring
 from guestgate.check import check
 from guestgate.database import Database
@@ -40,6 +45,7 @@ from guestgate.members import Upsert, parse_row
 from guestgate.model import CheckIn, Decision
 from guestgate.partitions import keep_ahead
 from guestgate.prune import Prune
+from guestgate.pulse import Pulse
 from guestgate.record import Filter, Order
 from guestgate.tokens import Role
 
@@ -74,6 +80,7 @@ def questions(grown: Grown) -> Iterator[Question]:
     yield from _statements(grown)
     yield from _members(grown)
     yield from _offices(grown)
+    yield from _pages(grown)
     yield from _walks(grown)
 
 
@@ -294,6 +301,7 @@ def _rows(name: str, customer: int, plan: str = "daily") -> list[members.MemberR
 def _offices(grown: Grown) -> Iterator[Question]:
     """Studios, keys, plans, tokens, and what watches over it all."""
     yield reading("studios", studios.studio_list)
+    yield reading("studios by name", studios.places)
     yield reading("studio show", lambda c: studios.studio_dict(c, "s-1"))
     yield reading("keys", studios.key_list)
     yield writing("studio set", lambda c, n: studios.change(c, "s-1", name=f"Studio {n}"))
@@ -307,6 +315,22 @@ def _offices(grown: Grown) -> Iterator[Question]:
     yield reading("token", lambda c: tokens.holder(c, NOBODY))
     yield reading("metrics", monitoring._recorded)
     yield writing("months to come", lambda c, n: keep_ahead(c, grown.now))
+
+
+def _pages(grown: Grown) -> Iterator[Question]:
+    """What only the pages of the admin listener ask."""
+    for typed in ("anna", "muster-70", "anna muster-7", "muster-7 zoe", "nobody known", "m-00", "1000000007"):
+        yield reading("find members", lambda c, q=typed: search.members(c, q))
+    for after in ("", grown.member(grown.members // 2)):
+        yield reading("members on a plan", lambda c, a=after: search.on_plan(c, "daily", a, PAGE))
+    for order in (Order.LATEST, Order.ASCENDING):
+        yield reading("a case", lambda c, o=order: case.case(c, _some_decision(c, o), payable_requires=REQUIRES))
+    yield reading("the last hour", lambda c: Pulse().read(c))
+    yield reading("all studios' day", lambda c: Activity().day(c))
+    yield reading("all studios' day a week ago", lambda c: Activity().day(c, ago=activity.WEEK))
+    yield reading("a studio's week", lambda c: activity.week(c, "s-1"), days=8)
+    yield writing("sign in", lambda c, n: sessions.begin(c, tokens.create(c, Role.VIEWER)))
+    yield reading("session", lambda c: sessions.holder(c, NOBODY))
 
 
 _PLAN = plans.plans_file.PlanDocument(name="New")

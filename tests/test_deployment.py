@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -96,11 +97,12 @@ def test_the_server_needs_no_more_than_its_unit_allows(gate: Gate, tmp_path: Pat
     assert not re.search(r"PROT_WRITE\|PROT_EXEC|PROT_EXEC\|PROT_WRITE", text)
 
 
-@pytest.fixture
-def several_machines(tmp_path: Path, postgres: Server) -> Iterator[Gate]:
+@pytest.fixture(scope="module")
+def several_machines(tmp_path_factory: pytest.TempPathFactory, postgres: Server) -> Iterator[Gate]:
     """A serving installation on PostgreSQL that would stand in for it."""
-    url = postgres.new(tmp_path)
-    gate = Gate(tmp_path, database_url=url, stand_in="snapshot")
+    folder = tmp_path_factory.mktemp("several")
+    url = postgres.new(folder)
+    gate = Gate(folder, database_url=url, stand_in="snapshot")
     gate.start()
     yield gate
     gate.close()
@@ -113,17 +115,27 @@ def scrape(gate: Gate) -> str:
         return office.get(f"{gate.admin_url}/metrics").text
 
 
-def test_alerts_speak_of_metrics_that_exist(gate: Gate, several_machines: Gate) -> None:
-    """Names and labels in the rules are those of a real scrape."""
+@pytest.fixture(scope="module")
+def scraped(gate: Gate, several_machines: Gate) -> str:
+    """What Prometheus gets of a server that has been called, and of one that would stand in."""
     if gate.process is None or gate.process.poll() is not None:
         gate.start()
     gate.checkin("free-1")
     with gate.client() as client:
         assert client.post(gate.url, headers={"X-API-Key": "wrong"}).status_code == 401
     wait_for(lambda: "copy_age" in scrape(several_machines), "there is no copy", several_machines)
-    scraped = scrape(gate) + scrape(several_machines)
+    return scrape(gate) + scrape(several_machines)
+
+
+def metrics(scraped: str) -> set[str]:
+    """Their names."""
     known = set(re.findall(r"^(\w+)(?:\{| )", scraped, re.MULTILINE))
-    known |= set(re.findall(r"^# TYPE (\w+) gauge$", scraped, re.MULTILINE))
+    return known | set(re.findall(r"^# TYPE (\w+) gauge$", scraped, re.MULTILINE))
+
+
+def test_alerts_speak_of_metrics_that_exist(scraped: str) -> None:
+    """Names and labels in the rules are those of a real scrape."""
+    known = metrics(scraped)
     rules = yaml.safe_load((ROOT / "examples" / "prometheus-alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
     assert len({rule["alert"] for rule in rules}) == len(rules) > 5
     for rule in rules:
@@ -136,6 +148,19 @@ def test_alerts_speak_of_metrics_that_exist(gate: Gate, several_machines: Gate) 
                 "alert"
             ]
     assert 'guestgate_answer_seconds_bucket{le="0.75"}' in scraped
+
+
+def test_the_dashboard_for_grafana_shows_metrics_that_exist(scraped: str) -> None:
+    """With the labels that they have."""
+    dashboard = json.loads((ROOT / "examples" / "grafana-dashboard.json").read_text("utf-8"))
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len({panel["title"] for panel in dashboard["panels"]}) == len(dashboard["panels"]) > 8
+    for expression in asked:
+        assert set(re.findall(r"guestgate_\w+", expression)) <= metrics(scraped), expression
+        for label, value in re.findall(r"(\w+)=\"([^\"]+)\"", expression):
+            assert f'{label}="{value}"' in scraped, expression
+    labels = {label for one in asked for group in re.findall(r"by \(([^)]*)\)", one) for label in group.split(", ")}
+    assert labels <= set(re.findall(r'(\w+)="', scraped))
 
 
 def test_the_container_file_copies_and_runs_what_exists() -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
+from browser import chromium, complaints_of
 from gate import environment, free_port, wait_for
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from receiver import Receiver
 
 from guestgate.sandbox import export
@@ -23,11 +24,6 @@ from guestgate.sandbox.town import Town, TownSpec
 
 TOWN = Town(TownSpec(seed=6, studios=6, members=60))
 BERLIN = TOWN.studios[0]
-CHROMIUM = "/usr/bin/chromium"
-BROWSER = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 
 
 class Sandbox:
@@ -320,19 +316,15 @@ def test_other_sites_cannot_use_the_page(sandbox: Sandbox) -> None:
 @pytest.fixture(scope="module")
 def page(sandbox: Sandbox) -> Iterator[Page]:
     """The page in a real browser; whatever it complains about fails the test."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=BROWSER)
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 844})
         page.set_default_timeout(30_000)
-        complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        complaints = complaints_of(page)
         page.goto(sandbox.base)
         page.wait_for_selector("#studios li")
         yield page
         # A form that was refused is told so with a status, which the browser mentions.
         assert [text for text in complaints if "409 (Conflict)" not in text] == []
-        browser.close()
 
 
 def tap(page: Page, member: str, studio: str = BERLIN.id) -> None:

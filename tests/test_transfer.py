@@ -19,7 +19,7 @@ from killing import ROUNDS, kill_at, lines_of, moments, repeat
 from past import Past, uuid7
 from terminal import Terminal
 
-from guestgate import clock, events, schema, sequence, tokens
+from guestgate import clock, events, schema, sequence, sessions, tokens
 from guestgate import database as database_module
 from guestgate import transfer as transfer_module
 from guestgate.database import Database
@@ -96,7 +96,7 @@ def desk(terminal: Terminal) -> Terminal:
     past.close()
     terminal.run("visit", "reverse", str(visit), "--why", "\n".join(ODD))
     with terminal.writing() as connection:
-        tokens.create(connection, tokens.Role("viewer"), name="office", expires_at=None)
+        sessions.begin(connection, tokens.create(connection, tokens.Role("viewer"), name="office"))
         for number, (decision_id, received_at_ms) in enumerate(
             connection.exec_driver_sql("SELECT id, received_at_ms FROM decisions WHERE outcome = 'denied'").all()
         ):

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
 from guestgate import clock, directory, studios, words
 from guestgate.decide import decide
 from guestgate.facts import FactBook, until
-from guestgate.model import CheckIn
+from guestgate.model import CheckIn, Decision, Facts
 
 # Not a customer's id: nobody's card is asked about.
 NO_CUSTOMER = 0
 
 
-def explain(connection: Connection, member_id: str, studio_id: str, at: datetime) -> dict[str, Any]:
-    """The answer at an instant, with every rule's verdict in order of evaluation.
+class Asked(NamedTuple):
+    """What would be answered, and on what that rests."""
 
-    Visits after that instant are ignored; everything else is as it is now. Raises OperationError where there
-    is no such studio; an unknown member is an answer.
+    checkin: CheckIn
+    facts: Facts
+    decision: Decision
+
+
+def ask(connection: Connection, member_id: str, studio_id: str, at: datetime) -> Asked:
+    """The decision at an instant. Visits after it are ignored; everything else is as it is now.
+
+    Raises OperationError where there is no such studio; an unknown member is an answer.
     """
     studios.require(connection, studio_id)
     checkin = CheckIn("explain", at, studio_id, member_id, NO_CUSTOMER)
     book = FactBook(connection, directory.load(connection), [checkin], own_id=None)
     facts = until(book.facts(checkin), checkin)
-    decision = decide(checkin, facts)
+    return Asked(checkin, facts, decide(checkin, facts))
+
+
+def explain(connection: Connection, member_id: str, studio_id: str, at: datetime) -> dict[str, Any]:
+    """The same as users see it, with every rule's verdict in order of evaluation."""
+    checkin, facts, decision = ask(connection, member_id, studio_id, at)
     return {
         "decision": decision.outcome.value,
         "reason": decision.reason.value,

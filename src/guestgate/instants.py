@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from guestgate.errors import UsageError
 
@@ -35,3 +36,19 @@ def parse_since(text: str, now: datetime, name: str = "--since") -> datetime:
         return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
     except OverflowError:
         raise UsageError(f"{name}: {text!r} lies outside the calendar") from None
+
+
+def parse_local(text: str, timezone: str, name: str) -> datetime:
+    """A time on a wall clock, as forms send it (``2026-11-23T18:02``), in UTC. Raises UsageError.
+
+    Of a time that comes twice the first is meant, and one that does not exist counts as if clocks had not changed.
+    """
+    try:
+        local = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{name}: {text!r} is not a time; write 2026-11-23T18:02") from None
+    if local.tzinfo is not None:
+        raise UsageError(f"{name}: write it without an offset, as the clock on the wall has it")
+    if not FIRST_YEAR <= local.year <= LAST_YEAR:
+        raise UsageError(f"{name}: {text!r} lies outside the years {FIRST_YEAR} to {LAST_YEAR}")
+    return local.replace(tzinfo=ZoneInfo(timezone)).astimezone(UTC)

@@ -10,12 +10,12 @@ for those locks for moments only, and comes back later.
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from sqlalchemy import Column, Connection, Index, MetaData, Table
 from sqlalchemy.exc import DBAPIError
 
-from guestgate import clock, schema, stretch
+from guestgate import clock, schema, search, stretch
 from guestgate.database import BusyError, Database, Fault
 
 AHEAD = 3
@@ -23,13 +23,14 @@ AHEAD = 3
 WAIT_MS = 50
 TRIES, REST_S = 8, 0.2
 # How far a machine's clock may be put back while a check-in waits for its id.
-CLOCK_STEP_MS = 3_600_000
-# A studio's record in its order; where the days of `guestgate.stretch` begin and end; the lists of members.
+CLOCK_STEP = timedelta(hours=1)
+# A studio's record in its order; where the days of `guestgate.stretch` begin and end; the lists of members, and
+# their names.
 MORE_INDEXES = {
     "decisions": ("studio_id, seq",),
     "visits": ("studio_id, seq", f"({stretch.DAY_OF_VISIT}), seq"),
     "changes": (f"({stretch.DAY_OF_CHANGE}), seq",),
-    "members": ("status, id", "plan_id, status, id"),
+    "members": ("status, id", "plan_id, status, id", *search.POSTGRES_INDEXES),
 }
 PARTITIONED = {schema.decisions.name: "id", schema.answers.name: "decision_id"}
 
@@ -188,7 +189,7 @@ def _index(connection: Connection) -> None:
 
 def first_id(since: datetime) -> str:
     """No check-in received since then has an id that comes before this."""
-    digits = f"{max(0, clock.to_ms(since) - CLOCK_STEP_MS):012x}"
+    digits = f"{max(0, clock.to_ms(since - CLOCK_STEP)):012x}"
     return f"{digits[:8]}-{digits[8:]}"
 
 

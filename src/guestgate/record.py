@@ -10,7 +10,18 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, FromClause, Select, bindparam, select, true, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    ScalarSelect,
+    Select,
+    bindparam,
+    func,
+    select,
+    true,
+    union_all,
+)
 
 from guestgate import clock, partitions, schema, stretch
 from guestgate.bulk import BulkSelect
@@ -19,6 +30,8 @@ from guestgate.model import Payable, Source, VisitState
 
 _d, _a, _v = schema.decisions.c, schema.answers.c, schema.visits.c
 PAGE = 500
+# Above every `seq`, and more check-ins than are ever decided at once.
+BEYOND, TOGETHER = 2**62, 1000
 # An answer is recorded with the next batch, or a quarter of a second later. If it takes longer than this,
 # the ledger cannot write or the server was stopped, and nobody knows how the answer left.
 ANSWER_PATIENCE = timedelta(seconds=2)
@@ -83,6 +96,26 @@ def decisions(connection: Connection, chosen: Filter) -> Iterator[tuple[int, dic
             query = query.where(d.id >= partitions.first_id(chosen.since))
     for row in rows(connection, query, d.seq, chosen):
         yield row.seq, decision_dict(row)
+
+
+def received(connection: Connection, since: datetime, until: datetime | None = None) -> Sequence[ColumnElement[bool]]:
+    """Between which places those decisions lie that were received within some hours or days.
+
+    It is a bound and no condition, for it is up to an hour wider. On PostgreSQL it says in which months to look; on
+    SQLite rows lie in the order of ``seq``, and those that another index leads to cost ten times as much.
+    """
+    first = partitions.first_id(since)
+    beyond = None if until is None else partitions.first_id(until + 2 * partitions.CLOCK_STEP)
+    if connection.dialect.name != "sqlite":
+        return [_d.id >= first, *([] if beyond is None else [_d.id < beyond])]
+    after = [] if beyond is None else [_d.seq < func.coalesce(_lowest_seq(beyond), BEYOND)]
+    return [_d.seq >= _lowest_seq(first), *after]
+
+
+def _lowest_seq(first_id: str) -> ScalarSelect[int]:
+    """Of the decisions from an id on. Those that were received together may be recorded in another order."""
+    together = select(_d.seq).where(_d.id >= first_id).order_by(_d.id).limit(TOGETHER).subquery()
+    return select(func.min(together.c.seq)).scalar_subquery()
 
 
 def _of_member(connection: Connection, member: str) -> FromClause:

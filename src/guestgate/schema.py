@@ -81,6 +81,15 @@ tokens = Table(
     Column("revoked_at_ms", BigInteger),
 )
 
+# Who is signed in to the admin listener's pages, and by which token; stored as hashes, too.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("sha256", Code(64), primary_key=True),
+    Column("token_sha256", Code(64), ForeignKey("tokens.sha256"), nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+)
+
 # The audit trail: what people and programs changed, apart from visits (see `visit_changes`).
 changes = Table(
     "changes",
@@ -137,11 +146,12 @@ plan_versions = Table(
     Column("applied_at_ms", BigInteger, nullable=False),
 )
 
+# By name they are found by indexes over their profiles (see `search`), which no two databases spell alike.
 members = Table(
     "members",
     metadata,
     Column("id", Code(255), primary_key=True),
-    Column("plan_id", Code(255), ForeignKey("plans.id"), nullable=False, index=True),
+    Column("plan_id", Code(255), ForeignKey("plans.id"), nullable=False),
     Column("status", Code(16), nullable=False),
     Column("valid_from", Code(10)),
     Column("valid_until", Code(10)),
@@ -149,6 +159,7 @@ members = Table(
     Column("profile", Text, nullable=False),  # JSON object: first_name, … (personal data)
     Column("updated_at_ms", BigInteger, nullable=False),
     Column("pseudonym", Code(64)),  # set while the member is being forgotten
+    Index(None, "plan_id", "id"),
 )
 
 # The platform's customers, each linked to one member; a member may have one at every gym chain.

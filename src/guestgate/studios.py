@@ -89,6 +89,12 @@ def studio_list(connection: Connection, *, after: str = "", limit: int | None = 
     return [{**_visible(row), "keys": valid[row.id]} for row in connection.execute(query)]
 
 
+def places(connection: Connection) -> dict[str, dict[str, str]]:
+    """What people call each studio, and where it is, by id: ``id``, ``name``, ``timezone``."""
+    query = select(_studios.c.id, _studios.c.name, _studios.c.timezone).order_by(_studios.c.id)
+    return {row.id: dict(row._mapping) for row in connection.execute(query)}
+
+
 def studio_dict(connection: Connection, studio_id: str) -> dict[str, Any]:
     """One studio as users see it. Raises NotFoundError naming similar ids."""
     row = require(connection, studio_id)

@@ -70,7 +70,12 @@ def create(connection: Connection, role: Role, *, name: str = "", expires_at: da
 
 def holder(connection: Connection, token: str) -> Holder | None:
     """Who holds this token; None where it is unknown, revoked or expired."""
-    row = connection.execute(select(_tokens).where(_tokens.c.sha256 == sha256_of(token))).one_or_none()
+    return holder_of(connection, sha256_of(token))
+
+
+def holder_of(connection: Connection, sha256: str) -> Holder | None:
+    """The same for a token that is known by its hash."""
+    row = connection.execute(select(_tokens).where(_tokens.c.sha256 == sha256)).one_or_none()
     if row is None or state(row, clock.now_ms()) != "valid":
         return None
     return Holder(fingerprint(row.sha256), row.name, Role(row.role))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, time
 from zoneinfo import ZoneInfo
 
-from guestgate.model import NETWORK, STUDIO, CheckIn, Effect, Facts, LimitUse, Per, Reason, Verdict
+from guestgate.model import NETWORK, STUDIO, CheckIn, Effect, Facts, LimitUse, Payable, Per, Plan, Reason, Verdict
 
 PERIODS = {
     Per.DAY: "today",
@@ -14,6 +14,48 @@ PERIODS = {
     Per.CYCLE: "in this cycle",
     Per.TOTAL: "in total",
 }
+
+EACH = {
+    Per.DAY: "a day",
+    Per.WEEK: "a week",
+    Per.MONTH: "a month",
+    Per.CYCLE: "in each cycle",
+    Per.TOTAL: "in total",
+}
+WHERE = {NETWORK: "in the network", STUDIO: "at each studio"}
+# What a reason means, to whoever reads an answer.
+REASONS = {
+    Reason.STUDIO_INACTIVE: "the studio is paused",
+    Reason.UNKNOWN_MEMBER: "nobody has this id",
+    Reason.IDENTITY_CONFLICT: "the customer is another member's",
+    Reason.MEMBERSHIP_NOT_STARTED: "the membership has not begun",
+    Reason.MEMBERSHIP_EXPIRED: "the membership is over",
+    Reason.MEMBERSHIP_SUSPENDED: "the membership is suspended",
+    Reason.MEMBERSHIP_CANCELLED: "the membership is cancelled",
+    Reason.STUDIO_NOT_IN_PLAN: "the plan is not for this studio",
+    Reason.REENTRY: "the same visit goes on",
+    Reason.OUTSIDE_HOURS: "outside the plan's hours",
+    Reason.TOO_SOON: "too soon after a visit elsewhere",
+    Reason.LIMIT_REACHED: "a limit is used up",
+    Reason.OK: "every rule is kept",
+    Reason.UNAVAILABLE: "could not be decided in time",
+}
+# What each rule is about.
+RULES = {
+    Reason.STUDIO_INACTIVE: "Studio",
+    Reason.UNKNOWN_MEMBER: "Member",
+    Reason.IDENTITY_CONFLICT: "Customer",
+    Reason.MEMBERSHIP_NOT_STARTED: "First day",
+    Reason.MEMBERSHIP_EXPIRED: "Last day",
+    Reason.MEMBERSHIP_SUSPENDED: "Suspension",
+    Reason.MEMBERSHIP_CANCELLED: "Cancellation",
+    Reason.STUDIO_NOT_IN_PLAN: "Studios of the plan",
+    Reason.REENTRY: "Re-entry",
+    Reason.OUTSIDE_HOURS: "Hours",
+    Reason.TOO_SOON: "Time between visits",
+    Reason.LIMIT_REACHED: "Limits",
+}
+WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 def detail(verdict: Verdict, facts: Facts, checkin: CheckIn) -> str:
@@ -72,8 +114,51 @@ def _detail(verdict: Verdict, facts: Facts, checkin: CheckIn) -> str:
 
 def limit(use: LimitUse) -> str:
     """``4 of 4 visits here this month``"""
-    where = {NETWORK: "in the network", STUDIO: "here"}.get(use.scope, f"at studios tagged {use.scope[4:]}")
+    where = {**WHERE, STUDIO: "here"}.get(use.scope, f"at studios tagged {use.scope[4:]}")
     return f"{use.used} of {use.max} visit{'' if use.max == 1 else 's'} {where} {PERIODS[use.per]}"
+
+
+def plan(rules: Plan) -> list[str]:
+    """A plan's rules, a sentence each."""
+    sentences = []
+    if rules.studio_tags is None:
+        sentences.append("Open to every studio.")
+    else:
+        sentences.append(f"Open to studios tagged {' or '.join(sorted(rules.studio_tags))}.")
+    for window in rules.hours or ():
+        until = window.end.strftime("%H:%M") if window.end != time(0) else "24:00"
+        sentences.append(f"{_days(window.days)} from {window.start:%H:%M} until {until}.")
+    for limit in rules.limits:
+        where = WHERE.get(limit.scope, f"at studios tagged {limit.tag}")
+        sentences.append(f"At most {limit.max} visit{'' if limit.max == 1 else 's'} {EACH[limit.per]} {where}.")
+    if not rules.limits:
+        sentences.append("As many visits as they like.")
+    if rules.has_cycle:
+        length = f"{rules.cycle_days} days" if rules.cycle_days else "a month"
+        sentences.append(f"A cycle is {length}, counted from each member's own first day.")
+    if rules.min_gap_minutes:
+        sentences.append(f"At least {_minutes(rules.min_gap_minutes)} between visits at different studios.")
+    if rules.reentry_minutes:
+        sentences.append(
+            f"Who taps again at the same studio within {_minutes(rules.reentry_minutes)} is on the same visit."
+        )
+    is_daily = rules.payable is Payable.PER_MEMBER_DAY
+    sentences.append(f"A studio is paid for {'a member once a day' if is_daily else 'every visit'}.")
+    return sentences
+
+
+def _minutes(count: int) -> str:
+    return f"{count} minute{'' if count == 1 else 's'}"
+
+
+def _days(days: frozenset[int]) -> str:
+    """``Mon to Fri``, ``Every day`` or ``Mon, Wed, Sun``."""
+    first, last = min(days), max(days)
+    if len(days) == 7:
+        return "Every day"
+    if len(days) > 2 and last - first == len(days) - 1:
+        return f"{WEEKDAYS[first]} to {WEEKDAYS[last]}"
+    return ", ".join(WEEKDAYS[day] for day in sorted(days))
 
 
 def local(instant: datetime, tz: ZoneInfo) -> str:

@@ -75,12 +75,12 @@ class Guarded(APIRoute):
             try:
                 request.state.holder = await admitted(request, self.required, self.works_without_database)
                 self._check_headers(request)
-                _check_address(request)
+                check_address(request)
                 if self.max_body_bytes is not None:
-                    whole = _JsonRequest(request.scope, _limited(request.receive, self.max_body_bytes))
-                    await _read(whole)
+                    whole = _JsonRequest(request.scope, limited(request.receive, self.max_body_bytes))
+                    await read_whole(whole)
             except ProblemError:
-                await _drain(request)
+                await drain(request)
                 raise
             return await handle(whole)
 
@@ -98,7 +98,7 @@ class Guarded(APIRoute):
             raise TOO_LARGE
 
 
-def _check_address(request: Request) -> None:
+def check_address(request: Request) -> None:
     """Nothing that is stored has a NUL character, and PostgreSQL cannot even be asked for one."""
     if "\0" in request.scope["path"] or b"%00" in request.scope["query_string"]:
         raise ProblemError(422, "the address contains a NUL character")
@@ -161,7 +161,7 @@ def _length(request: Request) -> int:
     return int(length) if length.isascii() and length.isdecimal() else 0
 
 
-def _limited(receive: Receive, most: int) -> Receive:
+def limited(receive: Receive, most: int) -> Receive:
     """The same, until more than `most` bytes have come."""
     left = most
 
@@ -176,8 +176,8 @@ def _limited(receive: Receive, most: int) -> Receive:
     return receive_limited
 
 
-async def _read(request: Request) -> None:
-    """Have the whole body, which the request keeps."""
+async def read_whole(request: Request) -> None:
+    """Have the whole body, which the request keeps. Raises ProblemError where it does not come."""
     try:
         with anyio.fail_after(MAX_BODY_S):
             await request.body()
@@ -187,7 +187,7 @@ async def _read(request: Request) -> None:
         raise BROKEN_OFF from None
 
 
-async def _drain(request: Request) -> None:
+async def drain(request: Request) -> None:
     """Take in what is not wanted, as far as limits of size and time allow."""
     drained = 0
     with suppress(ClientDisconnect), anyio.move_on_after(MAX_DRAIN_S):

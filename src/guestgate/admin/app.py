@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 
 from guestgate import __version__
+from guestgate.activity import Activity
 from guestgate.admin import feed, members, monitoring, openapi, problems, record, studios
 from guestgate.admin.access import router
 from guestgate.admin.context import Context
 from guestgate.admin.outage import OutageWatch
+from guestgate.admin.pages import decisions as decision_pages
+from guestgate.admin.pages import entrance, files, now
+from guestgate.admin.pages import members as member_pages
+from guestgate.admin.pages import plans as plan_pages
+from guestgate.admin.pages import studios as studio_pages
+from guestgate.admin.pages.live import Live
 from guestgate.database import Database
 from guestgate.settings import Settings
 from guestgate.tokens import Role
@@ -20,6 +27,17 @@ if TYPE_CHECKING:
     from guestgate.door import DoorState
 
 API = "/api/v1"
+PAGES = (
+    files.anybody,
+    entrance.anybody,
+    entrance.reading,
+    now.reading,
+    member_pages.reading,
+    member_pages.writing,
+    decision_pages.reading,
+    studio_pages.reading,
+    plan_pages.reading,
+)
 
 
 def create_app(database: Database, settings: Settings, ask_door: Callable[[bool], DoorState | None]) -> FastAPI:
@@ -35,6 +53,8 @@ def create_app(database: Database, settings: Settings, ask_door: Callable[[bool]
         strict_content_type=False,  # what the guard lets through without a content type is JSON
     )
     app.state.context = Context(database, settings, ask_door, OutageWatch(settings))
+    app.state.activity = Activity()
+    app.state.live = Live(database, lambda: now.health(app))
     problems.install(app)
     for part in (
         members.streaming,
@@ -50,6 +70,8 @@ def create_app(database: Database, settings: Settings, ask_door: Callable[[bool]
     app.include_router(monitoring.reading)
     app.include_router(monitoring.anybody)
     app.include_router(_document(app, settings), prefix=API)
+    for part in PAGES:
+        app.include_router(part)
     return app
 
 

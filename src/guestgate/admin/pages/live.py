@@ -1,0 +1,211 @@
+"""What happens at the doors, as it happens: one reader of the record for all pages that are open.
+
+It reads while somebody looks, renders each part of the page once, and everybody gets the same bytes; so ten
+pages cost hardly more than one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
+
+from guestgate import clock, record, sequence, studios
+from guestgate.admin.pages.view import part
+from guestgate.database import Database
+from guestgate.errors import GuestgateError
+from guestgate.pulse import MINUTE_MS, MINUTES, Minute, Pulse
+from guestgate.record import Filter, Order
+
+log = structlog.get_logger()
+
+# An answer is on record a quarter of a second after its decision, at the latest; so a decision is shown a beat later.
+BEAT_S = 0.5
+SHOWN = 15
+AT_ONCE = 2000
+HEALTH_S = 5.0
+# Proxies take a silent connection for a dead one.
+SIGN_OF_LIFE_S = 15.0
+SIGN_OF_LIFE = b": still here\n\n"
+RECENT_MINUTES = 5
+
+
+class Live:
+    """The present state of what the page shows. Lives in the event loop; the reading is a thread's work."""
+
+    def __init__(self, database: Database, ask_health: Callable[[], dict[str, str]]) -> None:
+        """`ask_health` gives each part of the server with ``ok``, or what is wrong with it."""
+        self._database = database
+        self._ask_health = ask_health
+        self._pulse = Pulse()
+        self._timeline = ""
+        self._shown_upto = self._recorded_upto = 0
+        self._health_at = float("-inf")
+        self._parts: dict[str, str] = {}
+        self._watching = 0
+        self._beat = asyncio.Condition()
+        self._reading: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+
+    @property
+    def watching(self) -> int:
+        """How many pages are open."""
+        return self._watching
+
+    async def parts(self) -> dict[str, str]:
+        """The parts of the page by name, as they are now. Raises OperationError where the record cannot be read."""
+        if not self._is_reading():
+            self._timeline = ""  # nobody has followed since the last page was closed
+        if not (self._timeline and self._parts):
+            await self._look()
+        return self._parts
+
+    async def messages(self, may_go_on: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
+        """Server-sent events, each part of the page that has changed; until `may_go_on` says no."""
+        self._watching += 1
+        sent: dict[str, str] = {}
+        asked_at = alive_at = clock.monotonic()
+        try:
+            while True:
+                if not self._is_reading():
+                    self._reading = asyncio.create_task(self._read())
+                now = clock.monotonic()
+                if now - asked_at >= 1:
+                    asked_at = now
+                    if not await may_go_on():
+                        yield _message("health", part("signed_out.html"))
+                        return
+                changed = {name: text for name, text in self._parts.items() if sent.get(name) != text}
+                if changed:
+                    yield b"".join(_message(name, text) for name, text in changed.items())
+                    sent |= changed
+                    alive_at = now
+                elif now - alive_at >= SIGN_OF_LIFE_S:
+                    yield SIGN_OF_LIFE
+                    alive_at = now
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(SIGN_OF_LIFE_S), self._beat:
+                        await self._beat.wait()
+        finally:
+            self._watching -= 1
+
+    def _is_reading(self) -> bool:
+        return self._reading is not None and not self._reading.done()
+
+    async def _read(self) -> None:
+        """Follow the record as long as somebody looks."""
+        self._timeline, can_read = "", True
+        while self._watching:
+            has_more = False
+            try:
+                has_more = await self._look()
+                can_read = True
+            except GuestgateError as error:
+                if can_read:
+                    log.warning("live pages cannot read the record", error=str(error))
+                can_read = False
+                await run_in_threadpool(self._look_after_health)
+            async with self._beat:
+                self._beat.notify_all()
+            await asyncio.sleep(0 if has_more else BEAT_S)
+
+    async def _look(self) -> bool:
+        """Read once, and render; True where there is more to read at once."""
+        async with self._turn:
+            return await run_in_threadpool(self._look_in_thread)
+
+    def _look_in_thread(self) -> bool:
+        with self._database.read() as connection:
+            has_more = self._follow(connection)
+            latest = Filter(limit=SHOWN, upto=self._shown_upto, order=Order.DESCENDING)
+            decisions = [decision for _, decision in record.decisions(connection, latest)]
+            self._render(decisions, studios.places(connection))
+        self._look_after_health()
+        return has_more
+
+    def _look_after_health(self) -> None:
+        if clock.monotonic() - self._health_at >= HEALTH_S:
+            health, self._health_at = self._ask_health(), clock.monotonic()
+            self._show(health=part("health.html", parts=health))
+
+    def _follow(self, connection: Connection) -> bool:
+        """Count what is new; True where that is not all."""
+        timeline, position = sequence.position(connection)
+        if timeline != self._timeline:  # the first look, or another database was put in this one's place
+            self._pulse.read(connection)
+            self._timeline, self._shown_upto, self._recorded_upto = timeline, position, position
+            return False
+        chosen = Filter(after=self._shown_upto, upto=self._recorded_upto, limit=AT_ONCE, order=Order.ASCENDING)
+        found = list(record.decisions(connection, chosen))
+        for _, decision in found:
+            self._pulse.add(decision)
+        if len(found) == AT_ONCE:
+            self._shown_upto = found[-1][0]
+            return True
+        self._shown_upto, self._recorded_upto = self._recorded_upto, position
+        return False
+
+    def _render(self, decisions: list[dict[str, Any]], places: dict[str, dict[str, str]]) -> None:
+        minutes = self._pulse.minutes()
+        self._show(
+            figures=part("figures.html", **figures(minutes)),
+            banner=part("banner.html", sentence=stand_in_banner(minutes)),
+            checkins=part("checkins.html", decisions=decisions, places=places),
+            charts=part("charts.html", **charts(minutes)),
+        )
+
+    def _show(self, **parts: str) -> None:
+        # Another one each time: pages go through it while this thread writes.
+        self._parts = {**self._parts, **parts}
+
+
+def figures(minutes: list[Minute]) -> dict[str, Any]:
+    """What stands above the charts: the minute that has just ended, and the hour's answers."""
+    answered = sum(minute.answered for minute in minutes)
+    return {
+        "last": minutes[-2],
+        "hour": sum(minute.allowed + minute.denied + minute.undecided for minute in minutes),
+        "in_time": sum(minute.in_time for minute in minutes) / answered if answered else None,
+        "mean_ms": sum(minute.total_ms for minute in minutes) / answered if answered else None,
+        "slowest_ms": max(minute.slowest_ms for minute in minutes) if answered else None,
+    }
+
+
+def stand_in_banner(minutes: list[Minute]) -> str | None:
+    """What to say of stand-in above everything else; None where there is nothing to say."""
+    count = sum(minute.stand_in for minute in minutes[-RECENT_MINUTES:])
+    if not count:
+        return None
+    return (
+        f"{count} check-in{'' if count == 1 else 's'} of the last {RECENT_MINUTES} minutes "
+        f"{'was' if count == 1 else 'were'} decided by stand-in"
+    )
+
+
+def charts(minutes: list[Minute]) -> dict[str, str]:
+    """The values of both charts as JSON; a minute without an answer has no latency."""
+    first = clock.now_ms() // MINUTE_MS - MINUTES + 1
+    at = [(first + number) * MINUTE_MS // 1000 for number in range(MINUTES)]
+    calls = {
+        "at": at,
+        "allowed": [minute.allowed for minute in minutes],
+        "denied": [minute.denied for minute in minutes],
+        "undecided": [minute.undecided for minute in minutes],
+    }
+    latency = {
+        "at": at,
+        "slowest": [round(minute.slowest_ms, 1) if minute.answered else None for minute in minutes],
+        "mean": [None if minute.mean_ms is None else round(minute.mean_ms, 1) for minute in minutes],
+    }
+    return {"calls": json.dumps(calls), "latency": json.dumps(latency)}
+
+
+def _message(name: str, text: str) -> bytes:
+    lines = "".join(f"data: {line}\n" for line in text.splitlines() or [""])
+    return f"event: {name}\n{lines}\n".encode()

@@ -1,0 +1,57 @@
+"""The start page: what happens at the doors now, and whether they are in time."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from guestgate.admin import monitoring
+from guestgate.admin.pages.access import COOKIE, holder, router
+from guestgate.admin.pages.live import Live
+from guestgate.admin.pages.view import In
+from guestgate.admin.problems import ProblemError
+from guestgate.errors import GuestgateError
+from guestgate.tokens import Role
+
+reading = router(Role.VIEWER)
+
+MAX_STREAMS = 64
+# For proxies that would gather what is live until there is enough of it.
+UNBUFFERED = {"x-accel-buffering": "no"}
+
+
+@reading.get("/")
+async def show(view: In) -> Response:
+    """The page as it is now; what changes comes by the stream."""
+    live: Live = view.request.app.state.live
+    parts = await live.parts()
+    return await run_in_threadpool(view.render, "now.html", parts=parts)
+
+
+@reading.get("/now/stream")
+async def stream(view: In) -> Response:
+    """The parts of the page that change, as server-sent events, for as long as the session is good."""
+    live: Live = view.request.app.state.live
+    if live.watching >= MAX_STREAMS:
+        raise ProblemError(503, "too many live pages are open")
+    request, session = view.request, view.request.cookies[COOKIE]
+
+    async def may_go_on() -> bool:
+        try:
+            return await run_in_threadpool(holder, request.app.state.context, session) is not None
+        except GuestgateError:  # as long as nobody can be asked, there is nothing new to see either
+            return True
+
+    return StreamingResponse(live.messages(may_go_on), media_type="text/event-stream", headers=UNBUFFERED)
+
+
+def health(app: FastAPI) -> dict[str, str]:
+    """Each part of this server with ``ok``, or what is wrong with it: what ``/readyz`` says."""
+    answer = monitoring.readyz(Request({"type": "http", "app": app}))
+    told: dict[str, Any] = json.loads(bytes(answer.body))
+    parts: dict[str, str] = told["parts"]
+    return parts
