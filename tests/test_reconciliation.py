@@ -438,8 +438,7 @@ def test_decisions_are_counted_once_by_two_at_once(
 @contextmanager
 def locked_beside(shared: Shared, member: str) -> Iterator[None]:
     """Another server is deciding about the member."""
-    options = {"guestgate_begin": "BEGIN ISOLATION LEVEL READ COMMITTED"}
-    with shared.database.engine.connect() as connection, connection.execution_options(**options).begin():
+    with shared.open_transaction() as connection:
         locks.lock(connection, member)
         yield
 
