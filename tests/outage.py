@@ -237,6 +237,17 @@ def dark(*nodes: Node) -> Iterator[None]:
             node.line.clear()
 
 
+@contextmanager
+def down(node: Node) -> Iterator[None]:
+    """The database is not running: whoever asks for it is turned away at once."""
+    node.line.before = lambda _: "cut"
+    node.line.cut()
+    try:
+        yield
+    finally:
+        node.line.before = lambda _: ""
+
+
 class Watch:
     """The load on a node over an outage, and how long it took until all was carried over.
 
