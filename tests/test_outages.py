@@ -179,7 +179,10 @@ def test_a_database_that_freezes(new_node: NewNode, server: Server) -> None:
 
 
 def test_what_a_server_says_while_it_stands_in(far: Node, server: Server) -> None:
-    """It is ready and stands in: both can be asked although the database, which has the tokens, says nothing."""
+    """It is ready and stands in: both can be asked although the database, which has the tokens, says nothing.
+
+    Whatever else is asked for is refused, and not left waiting.
+    """
     far.stand_in.wait_until_over()
     before = far.stand_in.figure("decisions_total", outcome="allowed")
     replies = []
@@ -187,13 +190,16 @@ def test_what_a_server_says_while_it_stands_in(far: Node, server: Server) -> Non
         while far.command("status")["waiting"] == 0 or replies[-1].seconds >= SHARE_S:
             replies += ask(far, *people("says")[:5])
         status, parts = far.stand_in.readiness()
+        others = {far.stand_in.status(path) for path in ("/members/free-says-0", "/studios", "/visits")}
         is_open, age_s, waiting = (far.stand_in.figure(name) for name in ("open", "copy_age_seconds", "waiting"))
     assert status == 200 and "stand_in" in parts and parts["stand_in"] != "ok", (status, parts)
+    assert others == {503}, others
     assert is_open == 1, "the figures do not say that it stands in"
     assert age_s > SHARE_S and 0 < waiting <= len(replies), (age_s, waiting)
     far.stand_in.wait_until_over()
     status, parts = far.stand_in.readiness()
     assert status == 200 and parts["stand_in"] == "ok", (status, parts)
+    assert far.stand_in.status("/members/free-says-0") == 200
     assert far.stand_in.figure("decisions_total", outcome="allowed") > before
     wait_until_right(far.url, replies, most=most)
 
