@@ -101,6 +101,10 @@ class StandIn:
         answer = self._get("/readyz")
         return answer.status_code, answer.json()["parts"]
 
+    def status(self, path: str) -> int:
+        """The status of another path of the admin API, which need not work."""
+        return self._get(f"/api/v1{path}").status_code
+
     def wait_until_ready(self) -> None:
         """A copy has been made."""
         wait_for(lambda: self.figure("ready") == 1, "the stand-in does not get ready", self._gate, PATIENCE_S)
@@ -235,6 +239,17 @@ def dark(*nodes: Node) -> Iterator[None]:
     finally:
         for node in nodes:
             node.line.clear()
+
+
+@contextmanager
+def down(node: Node) -> Iterator[None]:
+    """The database is not running: whoever asks for it is turned away at once."""
+    node.line.before = lambda _: "cut"
+    node.line.cut()
+    try:
+        yield
+    finally:
+        node.line.before = lambda _: ""
 
 
 class Watch:

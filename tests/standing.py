@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import uuid_utils
 from callers import noon_zone, rows
+from sqlalchemy import Connection
 
 from guestgate import clock, members, plans, plans_file, sequence, studios
 from guestgate.database import Database
@@ -123,6 +125,13 @@ class Shared(Decider):
         """Another program's transaction."""
         with self.database.write(who) as connection:
             make(connection)
+
+    @contextmanager
+    def open_transaction(self) -> Iterator[Connection]:
+        """Another server's, which holds up nobody who does not want what it locks."""
+        options = {"guestgate_begin": "BEGIN ISOLATION LEVEL READ COMMITTED"}
+        with self.database.engine.connect() as connection, connection.execution_options(**options).begin():
+            yield connection
 
     def rows(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
         """What a query finds."""

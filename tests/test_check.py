@@ -52,3 +52,31 @@ def test_what_does_not_add_up_is_named(statement: str, says: str, desk: Terminal
         connection.exec_driver_sql(statement)
     assert any(says in problem for problem in problems(desk.database)), problems(desk.database)
     desk.run("db", "check", status=1)
+
+
+STOOD = "(SELECT id FROM visits WHERE state <> 'reversed')"
+TAKEN_BACK = "(SELECT id FROM visits WHERE state = 'reversed')"
+OVERRULED = (
+    "UPDATE decisions SET outcome = 'denied', reason = 'membership_suspended', visit_id = NULL, stand_in = TRUE "
+    "WHERE id = {}"
+)
+# The decision of the other visit, which is reversed, let the member in on this one.
+LEANS = f"UPDATE decisions SET reason = 'reentry', visit_id = {STOOD}, stand_in = TRUE WHERE id = {TAKEN_BACK}"
+
+
+@pytest.mark.parametrize(
+    ("statements", "is_wrong"),
+    [
+        ([OVERRULED.format(STOOD)], True),
+        ([OVERRULED.format(TAKEN_BACK)], False),
+        ([OVERRULED.format(STOOD), LEANS], False),
+    ],
+)
+def test_a_visit_behind_a_denial_of_a_stand_in(statements: list[str], is_wrong: bool, desk: Terminal) -> None:
+    """Which was sent, and so is recorded: the visit is to be reversed, unless a re-entry leans on it."""
+    with desk.writing() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    found = problems(desk.database)
+    assert len(found) == is_wrong, found
+    assert all("its decision is missing or did not allow it" in problem for problem in found), found

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gate import wait_for
 from sqlalchemy import event
-from standing import PLANS, STAFF, Node, Shared, sent, tap, unsent
+from standing import MAX_AGE_S, PLANS, STAFF, Node, Shared, sent, tap, unsent
 
-from guestgate import clock, corrections, members, studios, visits
+from guestgate import clock, corrections, members, sequence, studios, visits
 from guestgate.directory import KeyKind
 from guestgate.errors import GuestgateError, NotFoundError
 from guestgate.forget import forget
@@ -37,6 +38,7 @@ MORE_PLANS = {
 REACH: dict[str, int | None] = {"free": 1, "loose": 1, "once": 1, "twice": 1}
 # Stands in everybody's profile.
 PERSONAL = "Personal-Name"
+LATER_S = 60
 
 
 class KilledError(BaseException):
@@ -389,3 +391,92 @@ def test_a_database_that_cannot_be_used(shared: Shared, node: Node, broken: str)
     one.execute("ALTER TABLE elsewhere RENAME TO members")
     node.level()
     assert node.rows("SELECT id FROM members") == [("m1",)]
+
+
+def age_s(node: Node) -> float:
+    """What the copy says of its age."""
+    age = node.copy.read_state(MAX_AGE_S).age_s
+    assert age is not None
+    return age
+
+
+def gets_young(node: Node) -> None:
+    """The copy is level with the present after some rounds; transactions of others may be open for a moment."""
+
+    def is_young() -> bool:
+        node.follower.round()
+        return age_s(node) < LATER_S
+
+    wait_for(is_young, "the copy stays old")
+
+
+def let_time_pass(patch: pytest.MonkeyPatch) -> None:
+    """It is a minute later."""
+    now_ms = clock.now_ms
+    patch.setattr(clock, "now_ms", lambda: now_ms() + LATER_S * 1000)
+
+
+def test_a_transaction_that_stays_open(shared: Shared, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came after it cannot be read yet, so the copy is as old as that, and young again when it is over."""
+    node.level()
+    with shared.open_transaction() as another:
+        sequence.take(another, 1)
+        let_time_pass(monkeypatch)
+        shared.add(["m1"])
+        for _ in range(3):
+            node.follower.round()
+            assert age_s(node) >= LATER_S
+        assert node.rows("SELECT id FROM members") == []
+    gets_young(node)
+    assert node.rows("SELECT id FROM members") == [("m1",)]
+
+
+def test_the_age_after_a_failover(shared: Shared, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of a future that was lost, far beyond all that are given out now, do not keep the copy old."""
+    node.level()
+    with monkeypatch.context() as patch:
+        patch.setattr(sequence, "given_out", lambda _: 2**62)
+        node.follower.round()
+    shared.execute("UPDATE feed SET timeline = 'another'")
+    node.level()
+    let_time_pass(monkeypatch)
+    gets_young(node)
+
+
+def test_everything_is_compared_in_a_round_of_its_own(shared: Shared, node: Node) -> None:
+    """The round before it says so and changes nothing, so that what waits can be carried over first."""
+    node.level()
+    shared.add(["m1"])
+    shared.execute("UPDATE feed SET timeline = 'another'")
+    assert (node.follower.round(), node.follower.to_compare) == (False, True)
+    assert node.rows("SELECT id FROM members") == []
+    assert (node.follower.round(), node.follower.to_compare) == (False, False)
+    assert node.rows("SELECT id FROM members") == [("m1",)]
+
+
+def test_a_follower_that_is_killed_while_it_takes_somebody_out(shared: Shared, node: Node) -> None:
+    """The member went with a page of members: by then nothing that was known of the person is left either."""
+    shared.add(["distinct-member"])
+    shared.write(lambda connection: members.link(connection, "distinct-member", 987654321))
+    before = tap("distinct-member", at=clock.now() - timedelta(days=1))
+    shared.decide(before)
+    shared.tell(sent(before))
+    node.level()
+    node.ledger.check()
+    node.decide(tap("distinct-member", customer=987654321))
+    forget(shared.database, STAFF, "distinct-member")
+
+    def dies() -> None:
+        raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node.copy.database, "between_chunks", dies)
+        with pytest.raises(KilledError):
+            node.level()
+    node.begin_again()
+    node.level()
+    assert node.rows("SELECT * FROM customers") == []
+    assert node.rows("SELECT id FROM visits WHERE member_id = 'distinct-member'") == []
+    assert node.rows("SELECT aggregator_id FROM decisions WHERE customer_id = 987654321") == []
+    assert node.waiting() == 1
+    assert node.traces("distinct-member") == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -35,6 +36,7 @@ from outage import (
     Watch,
     children,
     dark,
+    down,
     frozen,
     kill_the_follower,
     most,
@@ -46,6 +48,9 @@ from recount import stand_ins, wait_until_right
 from guestgate import clock, corrections, members, studios, visits
 from guestgate.database import Database
 from guestgate.fingerprints import fingerprint, sha256_of
+from guestgate.stand_in import copy
+from guestgate.stand_in.copy import StandInCopy
+from guestgate.stand_in.follower import Follower
 from guestgate.visits import VisitRow
 
 pytestmark = pytest.mark.alone
@@ -174,7 +179,10 @@ def test_a_database_that_freezes(new_node: NewNode, server: Server) -> None:
 
 
 def test_what_a_server_says_while_it_stands_in(far: Node, server: Server) -> None:
-    """It is ready and stands in: both can be asked although the database, which has the tokens, says nothing."""
+    """It is ready and stands in: both can be asked although the database, which has the tokens, says nothing.
+
+    Whatever else is asked for is refused, and not left waiting.
+    """
     far.stand_in.wait_until_over()
     before = far.stand_in.figure("decisions_total", outcome="allowed")
     replies = []
@@ -182,13 +190,16 @@ def test_what_a_server_says_while_it_stands_in(far: Node, server: Server) -> Non
         while far.command("status")["waiting"] == 0 or replies[-1].seconds >= SHARE_S:
             replies += ask(far, *people("says")[:5])
         status, parts = far.stand_in.readiness()
+        others = {far.stand_in.status(path) for path in ("/members/free-says-0", "/studios", "/visits")}
         is_open, age_s, waiting = (far.stand_in.figure(name) for name in ("open", "copy_age_seconds", "waiting"))
     assert status == 200 and "stand_in" in parts and parts["stand_in"] != "ok", (status, parts)
+    assert others == {503}, others
     assert is_open == 1, "the figures do not say that it stands in"
     assert age_s > SHARE_S and 0 < waiting <= len(replies), (age_s, waiting)
     far.stand_in.wait_until_over()
     status, parts = far.stand_in.readiness()
     assert status == 200 and parts["stand_in"] == "ok", (status, parts)
+    assert far.stand_in.status("/members/free-says-0") == 200
     assert far.stand_in.figure("decisions_total", outcome="allowed") > before
     wait_until_right(far.url, replies, most=most)
 
@@ -386,6 +397,56 @@ def test_a_copy_that_is_too_old(new_node: NewNode) -> None:
     replies += ask_until(node, "free-1", 200)
     node.stand_in.wait_until_over()
     wait_until_right(node.url, replies, most=most)
+
+
+def make_copy(node: Node, age_s: int = 0) -> None:
+    """A copy that was level so long ago, as a server has it that was stopped then."""
+    own = StandInCopy(node.gate.home / FILE)
+    own.prepare()
+    follower = Follower(Database.at(node.url), own)
+    while not follower.round():
+        pass
+    with own.database.write() as connection:
+        copy.note(connection, copied_at_ms=clock.now_ms() - age_s * 1000)
+
+
+def test_a_server_that_starts_without_its_database(new_node: NewNode) -> None:
+    """On a copy that is young enough: it lets members in by their limits, and carries over."""
+    node = new_node()
+    everybody = people("starts", free=5, once=5, three=5)
+    node.furnish(*everybody)
+    make_copy(node)
+    with down(node):
+        node.gate.start()
+        replies = ask_until(node, everybody[0], 200)
+        let_in = ask(node, *everybody[1:])
+        assert {reply.status for reply in let_in} == {200}, said(let_in)
+        denied = ask(node, "once-starts-0")
+        assert said(denied) == [("once-starts-0", 403, "limit_reached")]
+        assert stand_ins(node.url) == 0
+    replies += [*let_in, *denied]
+    wait_for(lambda: stand_ins(node.url) == len(replies), "not all is carried over", node.gate)
+    wait_until_right(node.url, replies, most=most)
+    assert problems(Database.at(node.url)) == []
+
+
+@pytest.mark.parametrize(
+    ("age_s", "says"),
+    [
+        (None, r"(?!.*stand in).*"),
+        (7200, r".*; nor can this machine stand in for it: the copy is 72\d\d s old, and may be 3600"),
+    ],
+)
+def test_a_server_that_has_nothing_to_start_with(new_node: NewNode, age_s: int | None, says: str) -> None:
+    """Neither the database nor a copy that is young enough: it says so in a sentence, and does not start."""
+    node = new_node()
+    node.furnish("free-1")
+    if age_s is not None:
+        make_copy(node, age_s)
+    with down(node):
+        done = node.gate.cli("serve", "--behind-proxy", "--host", "localhost", status=2)
+    sentence = rf"guestgate: database: test_\w+ on PostgreSQL .* cannot be used: {says}\n"
+    assert re.fullmatch(sentence, done.stderr), done.stderr
 
 
 def test_the_copy_follows(new_node: NewNode) -> None:

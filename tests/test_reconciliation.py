@@ -8,16 +8,20 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import product
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 
 import pytest
 from callers import everything, problems
 from standing import MINUTE, STAFF, Node, Shared, sent, tap, unsent
 
 from guestgate import clock, corrections, events, locks, members
+from guestgate.errors import OperationError
 from guestgate.forget import forget
 from guestgate.ledger import Answer, Ticket
-from guestgate.stand_in import reconciliation
+from guestgate.stand_in import process, reconciliation
+from guestgate.stand_in.copy import StandInCopy
+from guestgate.stand_in.follower import Follower
 from guestgate.stand_in.recent import RecentVisit
 from guestgate.stand_in.reconciliation import Reconciliation
 
@@ -434,8 +438,7 @@ def test_decisions_are_counted_once_by_two_at_once(
 @contextmanager
 def locked_beside(shared: Shared, member: str) -> Iterator[None]:
     """Another server is deciding about the member."""
-    options = {"guestgate_begin": "BEGIN ISOLATION LEVEL READ COMMITTED"}
-    with shared.database.engine.connect() as connection, connection.execution_options(**options).begin():
+    with shared.open_transaction() as connection:
         locks.lock(connection, member)
         yield
 
@@ -623,3 +626,118 @@ def test_a_reentry_does_not_overtake_a_visit_that_cannot_be_carried_over(shared:
     node.begin_again()
     node.carry_over()
     assert (node.waiting(), shared.counting("m1")) == (0, [first.checkin.id])
+
+
+FAILS = "CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {}; RETURN NEW; END $$"
+ON_WRITING = "CREATE TRIGGER fails BEFORE INSERT ON decisions FOR EACH ROW EXECUTE FUNCTION fails()"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        "PERFORM pg_terminate_backend(pg_backend_pid())",
+        *(f"RAISE EXCEPTION USING ERRCODE = '{code}'" for code in ("53100", "55P03", "40P01", "57014")),
+    ],
+)
+def test_a_failure_of_the_database_refuses_nothing(shared: Shared, node: Node, failure: str) -> None:
+    """Its disk is full, it waits too long or ends the connection: whatever waited goes with the next run."""
+    shared.add(["m1"])
+    node.level()
+    ticket = let_in(node, "m1")
+    shared.execute(FAILS.format(failure))
+    shared.execute(ON_WRITING)
+    with pytest.raises(OperationError):
+        node.carry_over()
+    assert (node.waiting(), shared.counting("m1")) == (1, [])
+    shared.execute("DROP TRIGGER fails ON decisions")
+    assert node.carry_over().carried_over == 1
+    assert (node.waiting(), shared.counting("m1")) == (0, [ticket.checkin.id])
+
+
+def test_what_cannot_be_carried_over_is_tried_again(
+    shared: Shared, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while and by the same process, for its cause may be mended; until then it is let be."""
+    shared.add(["m1"])
+    node.level()
+    ticket = let_in(node, "m1")
+    node.execute("UPDATE decisions SET studio_id = 'nowhere'")
+    assert node.carry_over().carried_over == 0
+    node.execute("UPDATE decisions SET studio_id = 's1'")
+    assert node.carry_over().carried_over == 0
+    monotonic = clock.monotonic
+    monkeypatch.setattr(clock, "monotonic", lambda: monotonic() + reconciliation.REFUSED_S)
+    assert node.carry_over().carried_over == 1
+    assert (node.waiting(), shared.counting("m1")) == (0, [ticket.checkin.id])
+
+
+def test_a_page_of_what_cannot_go_yet(shared: Shared, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is no reason to look again at once, and does not hold up what waits behind it."""
+    monkeypatch.setattr(reconciliation, "PAGE", 2)
+    names = [f"m{number}" for number in range(5)]
+    shared.add([*names, "other"])
+    node.level()
+    node.decide(*(tap(name) for name in names))  # nobody has said yet how these left
+    assert node.reconciliation.run(pages=1) == reconciliation.Report(complete=True)
+    let_in(node, "other")
+    assert node.reconciliation.run(pages=1).carried_over == 1
+    assert len(shared.counting("other")) == 1
+    assert node.reconciliation.run(pages=1) == reconciliation.Report(complete=True)
+    assert node.waiting() == len(names)
+
+
+@pytest.mark.parametrize(
+    ("here", "status", "state"),
+    [("undecided", 503, "reversed"), ("allowed", None, "reversed"), ("allowed", 200, "authorized")],
+)
+def test_a_commit_of_the_shared_ledger_that_nobody_heard_of(
+    shared: Shared, node: Node, here: str, status: int | None, state: str
+) -> None:
+    """How the answer left comes with the decision of the stand-in, and whoever was not let in made no visit."""
+    shared.add(["m1"])
+    node.level()
+    ticket = tap("m1")
+    assert shared.decide(ticket) == [("allowed", "ok")]
+    ((outcome, _),) = node.decide(_late(ticket) if here == "undecided" else ticket)
+    assert outcome == here
+    node.tell(unsent(ticket) if status is None else sent(ticket, status))
+    assert node.carry_over().carried_over == 1
+    assert shared.decision(ticket) == ("allowed", "ok", ticket.checkin.id, False)
+    assert shared.rows("SELECT state FROM visits") == [(state,)]
+    answer = shared.rows("SELECT decision_id, http_status, answer_ms IS NULL, undelivered FROM answers")
+    assert answer == [(ticket.checkin.id, status, False, status != 200)]
+    assert (node.waiting(), problems(shared.database)) == (0, [])
+
+
+class Server:
+    """The other end of a follower's pipe: has ended once it is told so."""
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def poll(self, _timeout_s: float) -> bool:
+        """Whether the process is to end."""
+        return self.ended
+
+
+def test_all_is_carried_over_before_everything_is_compared(
+    shared: Shared, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failover; comparing takes long, and people would be let in twice meanwhile."""
+    monkeypatch.setattr(reconciliation, "PAGE", 1)
+    names = [f"m{number}" for number in range(4)]
+    shared.add(names)
+    node.level()
+    for name in names:
+        let_in(node, name)
+    shared.execute("UPDATE feed SET timeline = 'another'")
+    server, waited = Server(), []
+
+    def compare(*_: object) -> None:
+        waited.append(node.waiting())
+        server.ended = True
+
+    monkeypatch.setattr(Follower, "_sync", compare)
+    settings = SimpleNamespace(database=shared.url, fence=None, aggregator_id=None)
+    process._run(cast(Any, server), cast(Any, settings), StandInCopy(node.copy.path))
+    assert waited == [0]

@@ -202,3 +202,32 @@ def test_an_answer_that_is_told_too_late(shared: Shared, node: Node) -> None:
     assert node.waiting() == 0
     assert shared.counting("m1") == [ticket.checkin.id]
     assert node.rows("SELECT id FROM visits WHERE state <> 'reversed'") == [(ticket.checkin.id,)]
+
+
+SMALL_NUMBERS = "UPDATE visits SET seq = (SELECT count(*) FROM visits AS earlier WHERE earlier.seq <= visits.seq)"
+
+
+def test_numbers_of_what_is_decided_here(shared: Shared, node: Node) -> None:
+    """Are none of the shared record's, which counts from 1 where it was a file before."""
+    names = [f"m{number}" for number in range(4)]
+    shared.add([*names, "new"], "twice")
+    shared.decide(*(tap(name) for name in names))
+    shared.execute(SMALL_NUMBERS)
+    node.level()
+    assert node.decide(tap("new")) == [ALLOWED]
+
+
+def test_what_is_compared_replaces_no_visit_that_waits(shared: Shared, node: Node) -> None:
+    """It still counts, and uses up what may be decided here, whatever numbers the shared record has."""
+    names = [f"m{number}" for number in range(4)]
+    shared.add([*names, "new"], "twice")
+    node.level()
+    ticket = tap("new")
+    assert node.decide(ticket) == [ALLOWED]
+    shared.decide(*(tap(name) for name in names))
+    shared.execute(SMALL_NUMBERS)
+    node.execute("UPDATE stand_in SET synced_at_ms = 0")
+    node.level()
+    assert node.rows("SELECT count(*) FROM visits") == [(len(names) + 1,)]
+    assert node.rows("SELECT id FROM visits WHERE member_id = 'new'") == [(ticket.checkin.id,)]
+    assert node.decide(tap("new")) == [UNDECIDED]
