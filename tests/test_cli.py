@@ -650,8 +650,10 @@ def test_the_configuration_of_init_is_the_default_one(terminal: Terminal) -> Non
         assert re.search(rf"^(# )?{name} = ", text, re.MULTILINE), name
     loaded = settings.load(Path("fresh/guestgate.toml"))
     defaults = settings.Settings()
-    for name in set(settings.Settings.model_fields) - {"database"}:
+    files = {"database", "stand_in_file"}  # beside the configuration
+    for name in set(settings.Settings.model_fields) - files:
         assert getattr(loaded, name) == getattr(defaults, name)
+    assert loaded.stand_in_file == Path("fresh").absolute() / defaults.stand_in_file
 
 
 @pytest.mark.embedded

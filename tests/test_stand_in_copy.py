@@ -95,8 +95,9 @@ def test_visits_of_the_last_moments(steps: list[tuple[str, int]]) -> None:
                 assert visits.of(checkin(0, person)) == tuple(visit for _, one, visit in kept if one == person)
 
 
-def test_a_file_is_one_servers(tmp_path: Path) -> None:
+def test_a_file_is_one_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another one that was given the same file is told so; one that comes after it may have it."""
+    monkeypatch.setattr(copy, "OWNER_PATIENCE_S", 0.3)
     path = tmp_path / "copy.db"
     used = pytest.raises(ConflictError, match=r"stand_in_file: .*copy\.db is used by another server")
     with StandInCopy(path).owned(), used, StandInCopy(path).owned():

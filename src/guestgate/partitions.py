@@ -189,7 +189,7 @@ def _index(connection: Connection) -> None:
 
 def first_id(since: datetime) -> str:
     """No check-in received since then has an id that comes before this."""
-    digits = f"{max(0, clock.to_ms(since - CLOCK_STEP)):012x}"
+    digits = f"{max(0, clock.to_ms(since) - CLOCK_STEP // clock.MILLISECOND):012x}"
     return f"{digits[:8]}-{digits[8:]}"
 
 
