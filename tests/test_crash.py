@@ -16,8 +16,6 @@ import pytest
 from callers import Caller, Crowd, Reply, gone, ledger_of, missing, noon_zone, problems, rows
 from gate import Gate, wait_for
 
-pytestmark = pytest.mark.alone
-
 ROUNDS = int(os.environ.get("GUESTGATE_TEST_ROUNDS", "2"))
 SEED = int(os.environ.get("GUESTGATE_TEST_SEED", "1"))
 # Calls under way at the kill; the moment is drawn from this many seconds of load.

@@ -40,7 +40,7 @@ def test_members_in_bulk_beside_open_doors() -> None:
 
 @pytest.mark.alone
 def test_outages_under_load() -> None:
-    """Each kind of outage: all promises kept, and some members let in by the stand-in."""
-    short = ("--rate", "60", "--freeze", "3", "--outages", "2", "--network", "2", "--turned-away", "0.02")
-    said = experiment("outages", *short)
-    assert "BROKEN" not in said and len(re.findall(r" kept$", said, re.MULTILINE)) == 5
+    """Two kinds of them, the others stand in test_outages: all promises kept, and some members let in meanwhile."""
+    short = ("--rate", "60", "--freeze", "2", "--network", "2", "--turned-away", "0.02")
+    said = experiment("outages", *short, "--only", "freeze", "--only", "delay")
+    assert "BROKEN" not in said and len(re.findall(r" kept$", said, re.MULTILINE)) == 2

@@ -16,8 +16,6 @@ from gate import Gate, wait_for
 
 from guestgate.database import Database
 
-pytestmark = pytest.mark.alone
-
 PLANS = """\
 [plans.free]
 name = "Free"
@@ -198,7 +196,7 @@ def test_a_primary_that_freezes(gate: Gate, pair: tuple[Cluster, Cluster], proce
     assert "the database says nothing" in gate.log.read_text("utf-8")
     gate.studio("s2")
     wait_for(lambda: gate.checkin("free-1", studio_id="s2").status_code == 200, "a new key is not known", gate)
-    assert port_of(process()) == standby.port
+    assert port_of(process(pooled=True)) == standby.port
     primary.signal(signal.SIGCONT)
     wait_for(lambda: first_for_libpq(gate) == primary.port, "the old primary does not go on")
     assert port_of(idle) == standby.port, "an idle connection to the old primary was used again"

@@ -24,7 +24,7 @@ from guestgate.fingerprints import fingerprint, sha256_of
 
 pytestmark = pytest.mark.alone
 
-ROUNDS = int(os.environ.get("GUESTGATE_TEST_ROUNDS", "100"))
+ROUNDS = int(os.environ.get("GUESTGATE_TEST_ROUNDS", "40"))
 SEED = int(os.environ.get("GUESTGATE_TEST_SEED", "1"))
 NODES, CALLERS = 4, 200
 MAXIMA = (1, 3, 7)
