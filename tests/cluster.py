@@ -167,7 +167,7 @@ class Cluster:
         give_up_at = time.monotonic() + 30
         while True:
             try:
-                self.execute(f"CREATE DATABASE {name} TEMPLATE {template} {more}")
+                self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY {more}")
                 return name
             except psycopg.errors.ObjectInUse:  # somebody's connection to the template is just going away
                 assert time.monotonic() < give_up_at
