@@ -21,6 +21,8 @@ from guestgate import settings
 from guestgate.door import DoorState
 from guestgate.workers import _Worker
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def gate(tmp_path: Path, postgres: Server) -> Iterator[Gate]:
