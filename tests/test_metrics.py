@@ -213,7 +213,6 @@ def refused(gate: Gate, *options: str, status: int) -> str:
     return told[0]
 
 
-@pytest.mark.embedded
 def test_addresses(home: Gate) -> None:
     """A taken port, no admin listener at all, and another address than loopback, which wants TLS."""
     tls = ("--tls-cert", str(home.cert), "--tls-key", str(home.key_file))
@@ -238,7 +237,6 @@ def test_addresses(home: Gate) -> None:
     assert home.stop() == 0
 
 
-@pytest.mark.embedded
 def test_several_renewals_at_once(home: Gate) -> None:
     """SIGHUP again before the admin listener is back with the new certificate: one process serves in the end."""
     home.start("--admin-host", "0.0.0.0")

@@ -122,10 +122,7 @@ def test_a_limit_holds_while_a_node_is_killed(nodes: list[Gate]) -> None:
 
 
 def test_rolling_restarts_refuse_nobody_who_calls_again(nodes: list[Gate]) -> None:
-    """Nodes end and start one after the other; on those that are there, every call gets its yes.
-
-    They share two processors with whoever starts, so a few may be told to call again.
-    """
+    """Nodes end and start one after the other; on those that are there, every call gets its yes or no."""
     with ExitStack() as stack:
         crowds = [
             stack.enter_context(Crowd(node, [f"free-{n}" for n in range(40)], f"{SEED} {number}", size=1))
@@ -138,9 +135,7 @@ def test_rolling_restarts_refuse_nobody_who_calls_again(nodes: list[Gate]) -> No
             seen = len(crowd.replies)
             wait_for(lambda crowd=crowd, seen=seen: len(crowd.replies) > seen + 20, "nobody is answered", node)
     for crowd in crowds:
-        statuses = Counter(reply.status for reply in crowd.replies)
-        assert set(statuses) <= {200, 503} and statuses[503] <= 0.02 * statuses[200], statuses
-        assert crowd.replies[-1].status == 200
+        assert {reply.status for reply in crowd.replies} == {200}
         assert missing(nodes[0].database, crowd.replies) == []
     assert problems(nodes[0].database) == []
 

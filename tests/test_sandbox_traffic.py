@@ -102,7 +102,6 @@ def test_webhooks_follow_the_visits(tmp_path: Path) -> None:
     assert log_of(tmp_path / "log").checked_in == {line["entity_id"] for line in lines if line["kind"] == "webhook"}
 
 
-@pytest.mark.embedded
 def test_a_run_on_the_command_line(served: Gate, tmp_path: Path) -> None:
     """Any endpoint: this one knows none of the keys, which the report says; picture and log are written."""
     options = ["--url", served.url, "--ca", str(served.cert), "--rate", "30", "--for", "2"]

@@ -88,7 +88,6 @@ def test_only_the_hash_is_kept(home: Gate) -> None:
             assert secret.encode() not in content, place
 
 
-@pytest.mark.embedded
 def test_the_log_tells_answers_and_no_secrets(home: Gate) -> None:
     """At level debug every answer is there with its decision's id; no key, token, name or address ever is."""
     config = home.home / "guestgate.toml"
