@@ -3,6 +3,7 @@
 
 set -eu
 cd "$(dirname "$0")/.."
+unset PYTHONDONTWRITEBYTECODE  # processes are started by the hundred
 export PYTHONUTF8=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 PATH="${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}:/usr/sbin:/sbin"
 export PATH

@@ -21,6 +21,8 @@ from guestgate import locks, schema
 from guestgate.check import check
 from guestgate.database import Database
 
+COMM_CHARS = 15  # what the system keeps of a process's name
+
 
 class Reply(NamedTuple):
     """One answer that was received to its last byte."""
@@ -206,11 +208,29 @@ def gone(pid: int) -> bool:
 def ledger_of(gate: Gate) -> int:
     """The ledger's process."""
     assert gate.process is not None
+    (ledger,) = children(gate.process.pid, "guestgate-ledger")
+    return ledger
+
+
+def children(parent: int, name: str) -> list[int]:
+    """The living processes whose names begin like this under another one, at whatever depth."""
     pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    children = [pid for pid in pids if parent_and_state(pid)[0] == gate.process.pid]
-    ledgers = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text("utf-8").startswith("guestgate-ledg")]
-    assert len(ledgers) == 1, "the server should have one ledger"
-    return ledgers[0]
+    above = {pid: parent_and_state(pid)[0] for pid in pids if not gone(pid)}
+
+    def below(pid: int) -> bool:
+        while pid := above.get(pid, 0):
+            if pid == parent:
+                return True
+        return False
+
+    return [pid for pid in above if below(pid) and _named(pid).startswith(name[:COMM_CHARS])]
+
+
+def _named(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text("utf-8").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def noon_zone() -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from callers import children
 from gate import Gate
 
 API = "/api/v1"
@@ -41,7 +42,7 @@ def ndjson(*rows: Any) -> bytes:
 
 
 def admin_pid(gate: Gate) -> int:
-    """The admin listener's process: the child of the server that listens on its port."""
+    """The admin listener's process: the one of the server's that listens on its port."""
     inodes = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text("ascii").splitlines()[1:]:
@@ -49,12 +50,11 @@ def admin_pid(gate: Gate) -> int:
             if state == "0A" and int(local.rpartition(":")[2], 16) == gate.admin_port:
                 inodes.add(f"socket:[{inode}]")
     assert gate.process is not None
-    children = Path(f"/proc/{gate.process.pid}/task/{gate.process.pid}/children").read_text("ascii").split()
-    for pid in children:
+    for pid in children(gate.process.pid, "guestgate-admin"):
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             try:
                 if str(descriptor.readlink()) in inodes:
-                    return int(pid)
+                    return pid
             except FileNotFoundError:
                 continue
     raise AssertionError(f"nobody listens on port {gate.admin_port}")

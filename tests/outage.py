@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import psycopg
 from arrivals import Arrivals
-from callers import noon_zone, parent_and_state
+from callers import children, noon_zone
 from cluster import Cluster
 from gate import Gate, wait_for
 from prometheus_client.parser import text_string_to_metric_families
@@ -43,7 +43,6 @@ LIMITS = {"free": None, "once": 1, "three": 3}
 FILE = "guestgate-standin.db"
 # Names of a server's processes, as the system knows them.
 LEDGER, STAND_IN, FOLLOWER = "guestgate-ledger", "guestgate-stand-in", "guestgate-follower"
-COMM_CHARS = 15
 # Long enough for the circuit to open.
 OUTAGE_S = 1.5
 # The copy follows within about half a second; by then it has to.
@@ -196,27 +195,6 @@ class Node:
             self._stand_in.close()
         if self.relay is not None:
             self.relay.close()
-
-
-def children(parent: int, name: str) -> list[int]:
-    """The processes of this name under another one, at whatever depth."""
-    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    parents = {pid: parent_and_state(pid)[0] for pid in pids}
-
-    def below(pid: int) -> bool:
-        while pid := parents.get(pid, 0):
-            if pid == parent:
-                return True
-        return False
-
-    return [pid for pid in pids if below(pid) and _named(pid) == name[:COMM_CHARS]]
-
-
-def _named(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text("utf-8").strip()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
 
 
 @contextmanager

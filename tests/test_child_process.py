@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from multiprocessing.connection import Connection as Pipe
 
-from guestgate.child_process import ChildProcess
+from guestgate.child_process import ChildProcess, prepare
 
 MUCH = b"x" * 8_000_000  # many times what a pipe holds
 
@@ -22,6 +24,12 @@ def echoes(pipe: Pipe) -> None:
     pipe.send("ready")
     while True:
         pipe.send(len(pipe.recv()))
+
+
+def tells_its_parent(pipe: Pipe) -> None:
+    """A process that ends with the pipe."""
+    pipe.send(os.getppid())
+    pipe.poll(None)
 
 
 def test_a_child_that_does_not_read_holds_nobody_up() -> None:
@@ -53,3 +61,27 @@ def test_a_large_message_arrives_whole() -> None:
         return length
 
     assert asyncio.run(run()) == len(MUCH)
+
+
+def test_the_fork_server_may_be_lost() -> None:
+    """Killed: a child goes on as if nothing had happened, and the next one is started all the same."""
+
+    async def start() -> tuple[ChildProcess, int]:
+        while True:
+            child = ChildProcess(tells_its_parent, (), name="test", received=lambda _: None, lost=lambda: None)
+            try:
+                return child, await child.start()
+            except OSError:  # it was lost just now; whoever keeps a child tries again
+                await child.stop(5)
+
+    async def run() -> None:
+        prepare()
+        before, fork_server = await start()
+        os.kill(fork_server, signal.SIGKILL)
+        after, another = await start()
+        lost = [child.lost for child in (before, after)]
+        for child in (before, after):
+            await child.stop(5)
+        assert lost == [False, False] and another not in (fork_server, os.getpid())
+
+    asyncio.run(run())

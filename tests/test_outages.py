@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from arrivals import PROMISE_S, Arrivals, percentile
 from backends import Server
-from callers import Caller, Reply, problems
+from callers import Caller, Reply, children, problems
 from cluster import Cluster, primary_and_standby
 from gate import wait_for
 from outage import (
@@ -34,7 +34,6 @@ from outage import (
     STAND_IN,
     Node,
     Watch,
-    children,
     dark,
     down,
     frozen,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from backends import Server
-from callers import Crowd, at_once, connected, gone, missing, parent_and_state, problems, rows
+from callers import Crowd, at_once, children, connected, gone, missing, problems, rows
 from certificates import expired, serial_of, serial_served, write_certificate
 from gate import Gate, wait_for
 from prometheus_client.parser import text_string_to_metric_families
@@ -40,9 +40,7 @@ def gate(tmp_path: Path, postgres: Server) -> Iterator[Gate]:
 def doors(gate: Gate) -> list[int]:
     """The workers' processes."""
     assert gate.process is not None
-    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    children = [pid for pid in pids if parent_and_state(pid)[0] == gate.process.pid and not gone(pid)]
-    return [pid for pid in children if Path(f"/proc/{pid}/comm").read_text("utf-8").startswith("guestgate-door")]
+    return children(gate.process.pid, "guestgate-door")
 
 
 def counted(gate: Gate, name: str) -> float:
@@ -106,8 +104,7 @@ def test_the_server_ends_while_a_worker_starts(gate: Gate) -> None:
 
 def deciding(workers: set[int]) -> bool:
     """Whether one of them has come so far that it has a ledger."""
-    children = [child for pid in workers for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return any(Path(f"/proc/{child}/comm").read_text("utf-8").startswith("guestgate-ledge") for child in children)
+    return any(children(worker, "guestgate-ledger") for worker in workers)
 
 
 def test_a_worker_that_does_not_answer_is_asked_once(gate: Gate) -> None:

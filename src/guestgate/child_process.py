@@ -1,6 +1,7 @@
 """A process beside the door's, and the pipe between the two. Either ends when the other does.
 
-Spawned, not forked: the door's process has threads. Messages are plain values.
+Never forked from the door's process, which has threads, but from a fork server that has loaded what children
+need (`guestgate.preload`). Messages are plain values.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,12 @@ import structlog
 
 log = structlog.get_logger()
 
-_context = multiprocessing.get_context("spawn")
+multiprocessing.set_forkserver_preload(["guestgate.preload"])
+
+
+def prepare() -> None:
+    """Have the fork server load, beside whatever this process does until it starts a child."""
+    forkserver.ensure_running()
 
 
 class ChildProcess:
@@ -39,17 +46,33 @@ class ChildProcess:
         process ends by itself. A process that `has_children` of its own is not killed with this one, but ends
         when it sees the pipe closed, as every one should.
         """
-        self._pipe, theirs = _context.Pipe()
+        # A child that starts one of its own would get a fork server of its own; spawning costs it less.
+        a_child = multiprocessing.parent_process() is not None
+        context = multiprocessing.get_context("spawn" if a_child else "forkserver")
+        self._pipe, self._theirs = multiprocessing.Pipe()
         self._name = name
         self._received, self._on_lost = received, lost
-        self._process = _context.Process(target=main, args=(theirs, *arguments), name=name, daemon=not has_children)
-        self._process.start()
-        theirs.close()
+        self._process = context.Process(  # type: ignore[attr-defined]
+            target=main, args=(self._theirs, *arguments), name=name, daemon=not has_children
+        )
         self._loop = asyncio.get_running_loop()
+        # Beside the event loop: a fork server that was lost has to load again first.
+        self._started = self._loop.run_in_executor(None, self._start)
         self.lost = False
 
+    def _start(self) -> None:
+        with self._theirs:
+            try:
+                self._process.start()
+            except EOFError as error:
+                raise OSError("the fork server was lost; there will be another one") from error
+
     async def start(self) -> Any:
-        """The first message, by which the process says that it is ready (or why not); None where it ended."""
+        """The first message, by which the process says that it is ready (or why not); None where it ended.
+
+        Raises OSError where it could not be started.
+        """
+        await asyncio.shield(self._started)
         ready = self._loop.create_future()
         self._loop.add_reader(self._pipe.fileno(), ready.set_result, None)
         await ready
@@ -92,8 +115,12 @@ class ChildProcess:
 
     async def stop(self, patience_s: float) -> None:
         """Let the process finish and end; kill it where it does not."""
+        with suppress(Exception):  # `start` says why it did not
+            await self._started
         self._loop.remove_reader(self._pipe.fileno())
         self._pipe.close()
+        if self._process.pid is None:
+            return
         await asyncio.to_thread(self._process.join, patience_s)
         if self._process.is_alive():
             self._process.kill()

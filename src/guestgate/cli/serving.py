@@ -103,6 +103,9 @@ def serve(
 
     [dim]guestgate serve --tls-cert fullchain.pem --tls-key privkey.pem[/dim]
     """
+    from guestgate import child_process
+
+    child_process.prepare()
     from guestgate import server
 
     loaded = settings.load(
