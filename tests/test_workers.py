@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from backends import Server
@@ -113,14 +114,12 @@ def test_a_worker_that_does_not_answer_is_asked_once(gate: Gate) -> None:
     sent: list[object] = []
 
     class Silent:
-        lost = False
-
         def send(self, message: object) -> None:
             sent.append(message)
 
     async def ask() -> None:
         worker = _Worker(settings.load(gate.home / "guestgate.toml"), 1, lambda figures: None)
-        worker._child = Silent()  # type: ignore[assignment]
+        worker._process = SimpleNamespace(child=Silent())  # type: ignore[assignment]
         states = [await worker.state(False) for _ in range(3)]
         assert len(sent) == 1 and all(state.stalled_s > 0 for state in states)
         worker._received((1, DoorState(0.0, [])))

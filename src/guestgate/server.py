@@ -20,7 +20,7 @@ from guestgate.errors import OperationError, UnreachableError
 from guestgate.listener import first
 from guestgate.settings import Settings
 from guestgate.stand_in.copy import StandInCopy
-from guestgate.stand_in.process import FollowerProcess
+from guestgate.stand_in.process import follower_process
 from guestgate.workers import Workers
 
 log = structlog.get_logger()
@@ -78,7 +78,7 @@ class _Server:
         loop.add_signal_handler(signal.SIGHUP, reload.set)
         address = door_address(self._settings)
         address.check_free()
-        follower = FollowerProcess(self._settings) if self._settings.stands_in else None
+        follower = follower_process(self._settings) if self._settings.stands_in else None
         door: Door | Workers
         if self._settings.workers > 1:
             door = Workers(self._settings)

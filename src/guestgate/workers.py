@@ -15,10 +15,11 @@ import structlog
 import uvloop
 from prometheus_client import Metric
 
-from guestgate.child_process import ChildProcess, settle_in
+from guestgate.child_process import settle_in
 from guestgate.database import Database
 from guestgate.door import Door, DoorState, can_renew
-from guestgate.errors import GuestgateError, OperationError
+from guestgate.errors import GuestgateError
+from guestgate.kept_process import KeptProcess
 from guestgate.listener import first
 from guestgate.log import configure as configure_log
 from guestgate.metrics import counters, merged
@@ -26,7 +27,6 @@ from guestgate.settings import Settings
 
 log = structlog.get_logger()
 
-RESTART_S = 1.0
 # A door has five seconds to record what is left, and as many to end its ledger.
 STOP_S = 15.0
 ANSWER_S = 0.5
@@ -88,36 +88,31 @@ class _Worker:
     """One door's process, and the one that takes its place."""
 
     def __init__(self, settings: Settings, number: int, keep: Callable[[list[Metric]], None]) -> None:
-        self._settings = settings
         self._number = number
         self._keep = keep
-        self._child: ChildProcess | None = None
+        self._process = KeptProcess(
+            _main,
+            (settings, number),
+            name=f"door-{number}",
+            what="a door",
+            patience_s=STOP_S,
+            received=self._received,
+            started=self._hear,
+            ended=self._forget,
+            has_children=True,
+            door=number,
+        )
         self._figures: list[Metric] = []
         self._asked = self._heard = 0
         self._answers: dict[int, asyncio.Future[DoorState]] = {}
         self._answered_at = 0.0
-        self._restarting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._child = ChildProcess(
-            _main,
-            (self._settings, self._number),
-            name=f"door-{self._number}",
-            received=self._received,
-            lost=self._lost,
-            has_children=True,
-        )
-        problem = await self._child.start()
-        if problem != "":
-            child, self._child = self._child, None
-            await child.stop(STOP_S)
-            raise OperationError(problem or f"door {self._number} did not start, see the lines above")
-        self._answered_at = asyncio.get_running_loop().time()
-        self._asked = self._heard = 0
+        await self._process.start()
 
     def tell(self, what: str) -> None:
-        if self._child is not None and not self._child.lost:
-            self._child.send((what, 0, False))
+        if self._process.child is not None:
+            self._process.child.send((what, 0, False))
 
     async def state(self, with_figures: bool) -> DoorState:
         """What it says of itself; where it says nothing, how long it has said nothing.
@@ -126,11 +121,12 @@ class _Worker:
         writer is the server's event loop.
         """
         loop = asyncio.get_running_loop()
-        if self._child is not None and not self._child.lost and self._asked == self._heard:
+        child = self._process.child
+        if child is not None and self._asked == self._heard:
             self._asked += 1
             number = self._asked
             answer = self._answers[number] = loop.create_future()
-            self._child.send((STATE, number, with_figures))
+            child.send((STATE, number, with_figures))
             try:
                 return await asyncio.wait_for(answer, ANSWER_S)
             except TimeoutError:
@@ -142,38 +138,23 @@ class _Worker:
     def _received(self, message: tuple[int, DoorState]) -> None:
         number, state = message
         self._heard = number
-        self._answered_at = asyncio.get_running_loop().time()
+        self._hear()
         if state.metrics:
             self._figures = state.metrics
         answer = self._answers.get(number)
         if answer is not None and not answer.done():
             answer.set_result(state)
 
-    def _lost(self) -> None:
-        log.error("a door ended; it is started again", door=self._number)
+    def _hear(self) -> None:
+        self._answered_at = asyncio.get_running_loop().time()
+
+    def _forget(self) -> None:
         self._keep(self._figures)
         self._figures = []
-        self._restarting = asyncio.create_task(self._restart())
-
-    async def _restart(self) -> None:
-        while True:
-            child, self._child = self._child, None
-            if child is not None:
-                await child.stop(STOP_S)
-            await asyncio.sleep(RESTART_S)
-            try:
-                await self.start()
-            except (OperationError, OSError) as error:
-                log.error("a door could not be started and will be tried again", door=self._number, error=str(error))
-            else:
-                return
+        self._heard = self._asked  # the next one is asked anew
 
     async def stop(self) -> None:
-        if self._restarting is not None:
-            self._restarting.cancel()
-        child, self._child = self._child, None
-        if child is not None:
-            await child.stop(STOP_S)
+        await self._process.stop()
 
 
 def _main(pipe: Pipe, settings: Settings, number: int) -> None:

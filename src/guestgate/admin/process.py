@@ -21,7 +21,8 @@ from granian.constants import Interfaces
 from guestgate.child_process import ChildProcess, settle_in
 from guestgate.database import Database
 from guestgate.door import DoorState
-from guestgate.errors import GuestgateError, OperationError, UsageError
+from guestgate.errors import GuestgateError, UsageError
+from guestgate.kept_process import KeptProcess
 from guestgate.listener import LOOPBACK, Address, Listener, first
 from guestgate.log import configure as configure_log
 from guestgate.settings import Settings
@@ -29,7 +30,6 @@ from guestgate.settings import Settings
 log = structlog.get_logger()
 
 MAX_CONNECTIONS = 256
-RESTART_S = 1.0
 STOP_S = 3.0
 # The door answers within its event loop's next turn; if it takes this long, something is wrong with it.
 DOOR_PATIENCE_S = 1.0
@@ -56,72 +56,43 @@ class AdminProcess:
 
     def __init__(self, settings: Settings, state: Callable[[bool], Awaitable[DoorState]]) -> None:
         """`state` is asked whenever the admin listener wants to know how the door is, with its figures or not."""
-        self._settings = settings
         self._state = state
         self._address = admin_address(settings)
-        self._child: ChildProcess | None = None
-        self._starting: asyncio.Task[None] | None = None
+        self._process = KeptProcess(
+            _main,
+            (settings,),
+            name="admin",
+            what="the admin listener",
+            patience_s=STOP_S,
+            received=self._answer,
+            started=lambda: log.info("the admin listener serves", address=str(self._address)),
+        )
         self._answering: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Return once it serves. Raises OperationError where it cannot."""
-        if self._address is None:
-            return
-        self._child = ChildProcess(
-            _main, (self._settings,), name="admin", received=self._answer, lost=self._start_again
-        )
-        problem = await self._child.start()
-        if problem != "":
-            await self._end()
-            raise OperationError(problem or "the admin listener did not start, see the lines above")
-        log.info("the admin listener serves", address=str(self._address))
+        if self._address is not None:
+            await self._process.start()
 
     def _answer(self, question: tuple[int, bool]) -> None:
         """Beside the event loop, and one at a time: who does not read its answer gets no other."""
-        if self._child is None or (self._answering is not None and not self._answering.done()):
+        child = self._process.child
+        if child is None or (self._answering is not None and not self._answering.done()):
             return
         number, with_figures = question
-        self._answering = asyncio.create_task(self._tell(self._child, number, with_figures))
+        self._answering = asyncio.create_task(self._tell(child, number, with_figures))
 
     async def _tell(self, child: ChildProcess, number: int, with_figures: bool) -> None:
         await child.send_beside((number, await self._state(with_figures)))
 
-    def _start_again(self) -> None:
-        log.error("the admin listener ended; it is started again")
-        self._begin_again()
-
-    def _begin_again(self) -> None:
-        """End what there is and start; a start that is under way gives way, for there is one port."""
-        if self._starting is not None:
-            self._starting.cancel()
-        self._starting = asyncio.create_task(self._restart())
-
-    async def _restart(self) -> None:
-        await self._end()
-        while True:
-            await asyncio.sleep(RESTART_S)
-            try:
-                await self.start()
-            except (OperationError, OSError) as error:
-                log.error("the admin listener could not be started and will be tried again", error=str(error))
-            else:
-                return
-
     async def renew(self) -> None:
         """Serve with the certificate as it is on disk now."""
         if self._address is not None and self._address.tls_cert is not None:
-            self._begin_again()
+            self._process.start_again()
 
     async def stop(self) -> None:
         """End it, and start it no more."""
-        if self._starting is not None:
-            self._starting.cancel()
-        await self._end()
-
-    async def _end(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            await child.stop(STOP_S)
+        await self._process.stop()
 
 
 class DoorLine:

@@ -5,7 +5,6 @@ Doors go on without it: on a copy that grows old. If it ends it is started again
 
 from __future__ import annotations
 
-import asyncio
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,9 +13,10 @@ from multiprocessing.connection import Connection as Pipe
 import structlog
 
 from guestgate import clock
-from guestgate.child_process import ChildProcess, settle_in
+from guestgate.child_process import settle_in
 from guestgate.database import Database
-from guestgate.errors import GuestgateError, OperationError
+from guestgate.errors import GuestgateError
+from guestgate.kept_process import KeptProcess
 from guestgate.log import configure as configure_log
 from guestgate.settings import Settings
 from guestgate.stand_in.copy import StandInCopy
@@ -26,7 +26,6 @@ from guestgate.stand_in.reconciliation import Reconciliation
 log = structlog.get_logger()
 
 FOLLOW_S = 0.25
-RESTART_S = 1.0
 # A long outage's decisions and what is recorded meanwhile take turns.
 PAGES_A_ROUND = 1
 # Of a server that has just been lost, one word; and then from time to time.
@@ -35,54 +34,9 @@ COMPLAIN_EVERY_S = 30.0
 STOP_S = 5.0
 
 
-class FollowerProcess:
-    """The server's end. Lives in the event loop."""
-
-    def __init__(self, settings: Settings) -> None:
-        """Nothing is started before `start`."""
-        self._settings = settings
-        self._child: ChildProcess | None = None
-        self._starting: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Return once it follows. Raises OperationError where it cannot: another server may have the file."""
-        self._child = ChildProcess(
-            _main, (self._settings,), name="follower", received=_ignore, lost=self._start_again
-        )
-        problem = await self._child.start()
-        if problem != "":
-            await self._end()
-            raise OperationError(problem or "the follower did not start, see the lines above")
-
-    def _start_again(self) -> None:
-        log.error("the follower ended; it is started again")
-        self._starting = asyncio.create_task(self._restart())
-
-    async def _restart(self) -> None:
-        await self._end()
-        while True:
-            await asyncio.sleep(RESTART_S)
-            try:
-                await self.start()
-            except (OperationError, OSError) as error:
-                log.error("the follower could not be started and will be tried again", error=str(error))
-            else:
-                return
-
-    async def stop(self) -> None:
-        """Have it carry over what is left, and end."""
-        if self._starting is not None:
-            self._starting.cancel()
-        await self._end()
-
-    async def _end(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            await child.stop(STOP_S)
-
-
-def _ignore(message: object) -> None:
-    """It says nothing but that it is ready."""
+def follower_process(settings: Settings) -> KeptProcess:
+    """The server's end of it. It cannot start while another server has the file."""
+    return KeptProcess(_main, (settings,), name="follower", what="the follower", patience_s=STOP_S)
 
 
 def _main(pipe: Pipe, settings: Settings) -> None:
