@@ -186,6 +186,8 @@ class PostgresDatabase(Database):
         begin = (
             f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {PATIENCE_MS}; "
             f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}; {DURABLE}; "
+            # A plan made while a table is small would read it as a whole for the rest of an import.
+            "SET LOCAL plan_cache_mode = force_custom_plan; "
             f"SELECT pg_advisory_xact_lock({WRITER_LOCK})"
         )
         return self.engine.connect().execution_options(guestgate_begin=begin, guestgate_who=who)
