@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -230,21 +231,27 @@ def test_an_undelivered_visit_is_reversed_in_the_feed(gate: Gate) -> None:
     """A caller that hung up: the decision says so, and a reversal follows the visit."""
     with gate.office("viewer") as office:
         before = office.get("/events", params={"after": "latest"}).json()["next"]
-    hanging_up = pytest.raises(httpx.ReadTimeout)
-    with locked(gate.database, "free-3"), gate.client() as client, hanging_up:
-        client.post(gate.url, json={"aggregatorId": "free-3", "customerId": 1}, timeout=httpx.Timeout(10, read=0.2))
-    with gate.office("viewer") as office:
 
-        def reversals() -> list[dict[str, object]]:
+    def hang_up() -> None:
+        hanging_up = pytest.raises(httpx.ReadTimeout)
+        with locked(gate.database, "free-3"), gate.client() as client, hanging_up:
+            body = {"aggregatorId": "free-3", "customerId": 1}
+            client.post(gate.url, json=body, timeout=httpx.Timeout(10, read=0.2))
+
+    def reversals() -> list[dict[str, Any]]:
+        with gate.office("viewer") as office:
             place, found = before, []
             while part := _part(office, place, 1000):
                 found += [event for event in part if event["type"] == "reversal"]
                 place = part[-1]["cursor"]
-            return [event for event in found if event["data"]["member"] == "free-3"]  # type: ignore[index]
+            return [event["data"] for event in found if event["data"]["member"] == "free-3"]
 
-        wait_for(reversals, "no reversal came", gate)
-        (reversal,) = reversals()
-        assert reversal["data"]["who"] == "guestgate" and reversal["data"]["why"] == "undelivered"  # type: ignore[index]
+    def reversed_at_last() -> bool:
+        hang_up()  # a busy server may come to a call, and answer it, before it sees that the caller has gone
+        return bool(reversals())
+
+    wait_for(reversed_at_last, "no reversal came", gate)
+    assert {(reversal["who"], reversal["why"]) for reversal in reversals()} == {("guestgate", "undelivered")}
 
 
 def test_an_applications_database_is_kept_in_step(gate: Gate, tmp_path: Path) -> None:
