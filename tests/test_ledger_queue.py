@@ -17,6 +17,7 @@ from backends import Files
 from standing import Shared, sent, tap, unsent
 
 from guestgate import ledger_queue
+from guestgate.eligibility import Question
 from guestgate.ledger import Answer, Ticket
 from guestgate.ledger_process import LedgerRole
 from guestgate.ledger_queue import IDLE_S, MAX_BATCH, MIN_BATCH, LedgerQueue
@@ -35,8 +36,9 @@ class Process:
         self.stalled_s = 0.0
         self.got: list[tuple[list[Ticket], list[Answer]] | None] = []
 
-    def send(self, batch: list[Ticket], answers: list[Answer]) -> None:
+    def send(self, batch: list[Ticket], answers: list[Answer], questions: list[tuple[Question, float]]) -> None:
         """It is at work on this."""
+        self.questions = questions
         assert not self.busy
         self.busy = True
         self.got.append((batch, answers))
