@@ -14,7 +14,6 @@ from callers import ledger_of
 from gate import Gate, wait_for
 from wire import JSON, Reply, Wire, ask, checkin, request
 
-
 PATH = "/member-validation"
 PROFILE = {
     "first_name": "Ada",
@@ -147,8 +146,7 @@ def test_codes(gate: Gate) -> None:
 )
 def test_what_is_no_question(gate: Gate, options: dict[str, Any], status: int) -> None:
     """The same checks as for check-ins, in the same order."""
-    body = options.pop("body", b'{"aggregatorId": "ada"}')
-    reply = validate(gate, body, **{"headers": [JSON], **options})
+    reply = validate(gate, **{"body": b'{"aggregatorId": "ada"}', "headers": [JSON], **options})
     assert reply.status == status
     assert reply.headers.get_all("content-type") == ["application/problem+json"]
 
@@ -164,13 +162,12 @@ def test_in_time_whatever_the_ledger_does(gate: Gate) -> None:
     """503 within the budget; what it records later says that this was not what was sent. Check-ins go on."""
     ledger = ledger_of(gate)
     with Wire(gate) as wire:
-        wire.send(request(b'{"aggregatorId": "ada"}', path=PATH, key=gate.keys["s1"]))
-        assert wire.receive().status == 200
+        question = request(b'{"aggregatorId": "ada"}', path=PATH, key=gate.keys["s1"])
+        assert wire.ask(question).status == 200
         os.kill(ledger, signal.SIGSTOP)
         try:
             began = time.monotonic()
-            wire.send(request(b'{"aggregatorId": "ada"}', path=PATH, key=gate.keys["s1"]))
-            reply = wire.receive()
+            reply = wire.ask(question)
             took_s = time.monotonic() - began
         finally:
             os.kill(ledger, signal.SIGCONT)
@@ -188,7 +185,7 @@ def test_what_is_told_of_it(gate: Gate) -> None:
     for text in (code, "somebody@example.com"):
         assert validate(gate, {"aggregatorId": text}).status == 404
     with gate.office("viewer") as office:
-        metrics = office.get(str(office.base_url.join("/metrics"))).text
+        metrics = office.get(f"{gate.admin_url}/metrics").text
     assert 'guestgate_validations_total{outcome="denied",reason="membership_suspended"}' in metrics
     assert "guestgate_validation_seconds_bucket" in metrics
     told = metrics + gate.log.read_text("utf-8")
