@@ -1,4 +1,4 @@
-"""A record with a past: check-ins decided by the real ledger, as if they had come at other times."""
+"""A record with a past: check-ins and member validations answered by the real ledger, as if at other times."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from datetime import datetime
 
 from guestgate import clock
 from guestgate.database import Database
-from guestgate.ledger import Answer, Ledger, Ticket
+from guestgate.eligibility import Question, Reply
+from guestgate.ledger import DEFAULT_BUDGET_MS, Answer, Ledger, Ticket
 from guestgate.model import CheckIn, Decision
+from guestgate.validations import Validations
 
 
 def uuid7(at: datetime, number: int) -> str:
@@ -23,6 +25,7 @@ class Past:
 
     def __init__(self, database: Database, own_id: str | None = None) -> None:
         self._ledger = Ledger(database, own_id)
+        self._validations = Validations(database, own_id, DEFAULT_BUDGET_MS)
 
     def checkin(
         self,
@@ -43,6 +46,15 @@ class Past:
         self._ledger.process([], [Answer(checkin.id, status, 1.5, undelivered)])
         return decision
 
+    def validate(self, text: str, at: datetime, *, studio: str = "s1") -> Reply:
+        """One member validation, with its answer."""
+        question = Question(uuid7(at, secrets.randbits(40)), at, studio, text, "0123456789abcdef")
+        (reply,) = self._validations.process([(question, math.inf)])
+        status = 200 if reply.member_id else 404
+        self._ledger.process([], [Answer(question.id, status, 1.5, False)])
+        return reply
+
     def close(self) -> None:
         """Let the database go."""
+        self._validations.close()
         self._ledger.close()

@@ -78,6 +78,9 @@ limits = [{ max = 1, per = "day" }]
         past.checkin("bob", at, customer=17)
         past.checkin("bob", at + timedelta(hours=3), customer=CARDS[0])  # Bob with Ada's card
     past.checkin(ADA, START + timedelta(days=5), customer=CARDS[0], undelivered=True)
+    codes = [terminal.json("member", "code", ADA)[0]["code"] for _ in range(2)]
+    for text in (codes[0], ADA, "bob", "nobody"):
+        past.validate(text, START)
     past.close()
     file = terminal.file(
         "visits.csv", f"member_id,studio_id,at\n{ADA},s1,2026-10-01T10:00:00Z\nbob,s1,2026-10-01T10:00:00Z\n"

@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from backends import Files
 from standing import Shared, sent, tap, unsent
 
 from guestgate import ledger_queue
+from guestgate.eligibility import Finding, Question, Reply
 from guestgate.ledger import Answer, Ticket
 from guestgate.ledger_process import LedgerRole
-from guestgate.ledger_queue import IDLE_S, MAX_BATCH, MIN_BATCH, LedgerQueue
+from guestgate.ledger_queue import IDLE_S, MAX_BATCH, MIN_BATCH, QUESTIONS_AT_ONCE, LedgerQueue
 from guestgate.model import Outcome, Reason, Ruling
 from guestgate.stand_in.rules import CopyCheck
 
+NOON = datetime(2026, 11, 23, 11, tzinfo=UTC)
 ROLE = LedgerRole("ledger", "", None, 400)
 
 
@@ -35,8 +38,9 @@ class Process:
         self.stalled_s = 0.0
         self.got: list[tuple[list[Ticket], list[Answer]] | None] = []
 
-    def send(self, batch: list[Ticket], answers: list[Answer]) -> None:
+    def send(self, batch: list[Ticket], answers: list[Answer], questions: list[tuple[Question, float]]) -> None:
         """It is at work on this."""
+        self.questions = questions
         assert not self.busy
         self.busy = True
         self.got.append((batch, answers))
@@ -199,6 +203,34 @@ def test_a_check_goes_first() -> None:
         desk.process.deliver([], 0.0)
         assert [got is None for got in desk.process.got] == [False, True, False]
         assert desk.found == [CopyCheck()]
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("idle")
+def test_member_validations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go along with the next batch, few at once; each has one reply, also of too many or of no ledger."""
+    monkeypatch.setattr(ledger_queue, "MAX_QUESTIONS", 20)
+
+    async def story() -> None:
+        desk, replies = Desk(), list[Reply]()
+        asked = [Question(f"q{number}", NOON, "s1", "m1") for number in range(21)]
+        for question in asked:
+            desk.queue.ask(question, 7.5, replies.append)
+        assert replies == [Reply("q20", Finding.UNAVAILABLE)] and desk.queue.has_answers
+        await asyncio.sleep(0)
+        assert desk.process.questions == [(question, 7.5) for question in asked[:QUESTIONS_AT_ONCE]]
+        desk.process.busy = False
+        found = [Reply(question.id, Finding.OK, "m1") for question in asked[:QUESTIONS_AT_ONCE]]
+        desk.process.deliver([], 0.0, found)
+        assert replies[1:] == found and len(desk.process.questions) == 20 - QUESTIONS_AT_ONCE
+        desk.process.fail()
+        assert {reply.id: reply.finding for reply in replies[1 + len(found) :]} == {
+            question.id: Finding.UNAVAILABLE for question in asked[QUESTIONS_AT_ONCE:20]
+        }
+        desk.process.lost = True
+        desk.queue.ask(asked[0], 7.5, replies.append)
+        assert replies[-1] == Reply("q0", Finding.UNAVAILABLE) and not desk.queue.has_answers
 
     asyncio.run(story())
 

@@ -56,6 +56,9 @@ def desk(terminal: Terminal) -> Terminal:
         past.checkin("free", NOW - timedelta(days=days) + timedelta(minutes=30))
         past.checkin("nobody", NOW - timedelta(days=days))
     past.checkin("free", NOW - timedelta(days=395), undelivered=True)
+    for days in (400, 62, 58, 1):
+        past.validate("free", NOW - timedelta(days=days))
+        past.validate("nobody", NOW - timedelta(days=days))
     past.close()
     terminal.monkeypatch.setattr(clock, "now", lambda: NOW)
     with terminal.writing() as connection:
@@ -80,10 +83,13 @@ def test_what_is_old_goes_and_what_matters_stays(desk: Terminal) -> None:
     assert problems(desk.database) == []
     assert rows(desk.database, "SELECT count(*) FROM visit_changes") == [(0,)]
     assert rows(desk.database, "SELECT count(*) FROM decisions WHERE reason = 'unknown_member'") == [(6,)]
-    orphans = "SELECT count(*) FROM answers WHERE decision_id NOT IN (SELECT id FROM decisions)"
+    assert rows(desk.database, "SELECT count(*) FROM validations") == [(4,)]
+    answered = "SELECT id FROM decisions UNION SELECT id FROM validations"
+    orphans = f"SELECT count(*) FROM answers WHERE decision_id NOT IN ({answered})"
     assert rows(desk.database, orphans) == [(0,)]
     assert report["kept_visits"] == 38
     assert report["changes"] == 3
+    assert report["validations"] == 4
     (change,) = rows(desk.database, "SELECT who, after FROM changes WHERE action = 'record.pruned'")
     assert change.who.startswith("cli:")
     assert "2months" in change.after

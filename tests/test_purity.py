@@ -12,7 +12,7 @@ import pytest
 import guestgate
 
 PACKAGE = Path(guestgate.__file__).parent
-PURE = ("model", "periods", "decide")
+PURE = ("model", "periods", "decide", "eligibility")
 TIME = ("time", "time_ns", "monotonic", "monotonic_ns", "sleep")
 CLOCKS = {
     *(f"time.{name}" for name in TIME),

@@ -93,6 +93,9 @@ def desk(terminal: Terminal) -> Terminal:
         checkin("🏋🏽‍♀️", start - timedelta(days=days), customer=2**63 - 1)
     checkin(ODD[0], start, undelivered=True)
     visit = checkin(ODD[0], start + timedelta(hours=1)).visit_id
+    (issued,) = terminal.json("member", "code", "m1")
+    for text in (issued["code"], "m1", "nobody"):
+        past.validate(text, start)
     past.close()
     terminal.run("visit", "reverse", str(visit), "--why", "\n".join(ODD))
     with terminal.writing() as connection:
@@ -154,13 +157,14 @@ def test_each_month_of_the_record_has_its_partition(desk: Terminal, target: Data
             (future,),
         )
         connection.exec_driver_sql(
-            "UPDATE answers SET decision_id = ? WHERE decision_id NOT IN (SELECT id FROM decisions)", (future,)
+            "UPDATE answers SET decision_id = ? WHERE decision_id NOT IN "
+            "(SELECT id FROM decisions UNION SELECT id FROM validations)",
+            (future,),
         )
     move(desk, target)
     where = dict(rows(target, "SELECT id, tableoid::regclass::text FROM decisions"))
-    assert where == dict(
-        rows(target, "SELECT decision_id, replace(tableoid::regclass::text, 'answers', 'decisions') FROM answers")
-    )
+    answered = "SELECT decision_id, replace(tableoid::regclass::text, 'answers', 'decisions') FROM answers"
+    assert where == dict(rows(target, f"{answered} WHERE decision_id NOT IN (SELECT id FROM validations)"))
     timed = {name: at for name, at in rows(target, "SELECT id, received_at_ms FROM decisions") if name[14] == "7"}
     del timed[future]
     assert len(timed) == 21

@@ -22,6 +22,7 @@ from guestgate.model import CheckIn, Outcome, Reason, Ruling
 from guestgate.stand_in.recent import RecentVisits
 from guestgate.stand_in.rules import CopyCheck
 from guestgate.stand_in.watch import Watch
+from guestgate.validator import Validator
 
 STOP_S = 5.0
 UNDELIVERED_LINES_PER_S = 10
@@ -78,6 +79,8 @@ class Authorizer:
         self._calls: dict[str, Call] = {}
         self._shared = LedgerQueue(shared, self._deliver, self._shared_checked, on_failure, self._under_way)
         self._queues = [self._shared]
+        # Who answers member validations; they have no other ledger.
+        self.validator = Validator(self._shared, metrics)
         self._stand_in: LedgerQueue | None = None
         self._watch: Watch | None = None
         self._share_s = shared.budget_ms / 1000 * SHARE

@@ -14,6 +14,7 @@ from guestgate import schema, sequence
 from guestgate.model import Outcome, Reason, Source, VisitState
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
+_n = schema.validations.c
 MOST = 20
 
 
@@ -24,6 +25,7 @@ def check(connection: Connection) -> list[str]:
         *_numbers(connection),
         *_decisions(connection),
         *_visits(connection),
+        *_validations(connection),
         *_links(connection),
     ]
 
@@ -52,7 +54,7 @@ def _numbers(connection: Connection) -> Iterator[str]:
 
 
 def _decisions(connection: Connection) -> Iterator[str]:
-    """Every allowed check-in has its visit, every visit of a check-in its decision; answers have decisions."""
+    """Every allowed check-in has its visit, every visit of a check-in its decision; answers have what they answer."""
     allowed = _d.outcome == Outcome.ALLOWED.value
     for decision_id in connection.execute(
         select(_d.id)
@@ -88,7 +90,8 @@ def _decisions(connection: Connection) -> Iterator[str]:
     for decision_id in connection.execute(
         select(_a.decision_id)
         .join(schema.decisions, _d.id == _a.decision_id, isouter=True)
-        .where(_d.id.is_(None))
+        .join(schema.validations, _n.id == _a.decision_id, isouter=True)
+        .where(_d.id.is_(None), _n.id.is_(None))
         .limit(MOST)
     ).scalars():
         yield f"an answer is recorded for decision {decision_id}, which is missing"
@@ -123,6 +126,14 @@ def _visits(connection: Connection) -> Iterator[str]:
         select(_w.visit_id).join(schema.visits, _v.id == _w.visit_id, isouter=True).where(_v.id.is_(None)).limit(MOST)
     ).scalars():
         yield f"a correction is recorded for visit {visit_id}, which is missing"
+
+
+def _validations(connection: Connection) -> Iterator[str]:
+    """Whoever may register is named."""
+    for validation_id in connection.execute(
+        select(_n.id).where(_n.outcome == Outcome.ALLOWED.value, _n.member_id.is_(None)).limit(MOST)
+    ).scalars():
+        yield f"member validation {validation_id} was allowed, but names no member"
 
 
 def _links(connection: Connection) -> Iterator[str]:

@@ -65,6 +65,7 @@ class Door:
         self._authorizer = Authorizer(_shared_role(settings), _stand_in_role(settings), failed, self._metrics)
         self._endpoint = Endpoint(
             self._authorizer,
+            self._authorizer.validator,
             self._studios,
             self._metrics,
             checkin_path=settings.checkin_path,
@@ -222,11 +223,9 @@ def _no_password() -> str:
 
 
 async def _report_counts(endpoint: Endpoint) -> None:
-    """Every minute log how many calls were no check-ins, by status: a wrong key shows here, not in the record."""
+    """Every minute log how many calls asked nothing, by status: a wrong key shows here, not in the record."""
     while True:
         await asyncio.sleep(REPORT_S)
         if endpoint.counts:
-            log.info(
-                "calls that were no check-ins", **{f"status_{status}": n for status, n in endpoint.counts.items()}
-            )
+            log.info("calls that asked nothing", **{f"status_{status}": n for status, n in endpoint.counts.items()})
             endpoint.counts.clear()

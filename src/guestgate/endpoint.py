@@ -1,19 +1,18 @@
 """The public listener: HTTP in, a status out. One handler, one clock.
 
 Speaks RSGI, granian's own interface, because it tells at once when a caller hangs up. The order of the
-checks is part of the contract: path, method, key, content type, size, body. An answer that comes before the
-body was read waits for it (up to a limit), since closing a connection with unread data can destroy the
-answer on its way.
+checks is part of the contract and the same on every route: path, method, key, content type, size, body. A route
+only makes a question of the body, and a response of the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 import uuid_utils
@@ -22,26 +21,27 @@ from guestgate import clock
 from guestgate.authorizer import Authorizer
 from guestgate.contract import (
     MAX_BODY_BYTES,
+    VALIDATION_PATH,
     BadBodyError,
     Response,
     answer,
     healthy,
+    member_data,
     parse_checkin,
+    parse_validation,
     problem,
 )
-from guestgate.directory import DirectoryFollower, KeyKind
+from guestgate.directory import DirectoryFollower, Key, KeyKind
+from guestgate.eligibility import Question
+from guestgate.exchange import Alarms, BodyBrokenOffError, BodyTimeoutError, BodyTooLargeError, Exchange
 from guestgate.metrics import DoorMetrics
 from guestgate.model import CheckIn, Outcome, Reason
+from guestgate.validator import Validator
 
 log = structlog.get_logger()
 
-MAX_DRAIN_BYTES = 64 * 1024
-# Each chunk costs the event loop some microseconds, however small it is.
-MAX_CHUNKS = 256
 # The timer has to ring, a stalled body to be let go, and the answer to be written before the budget is over.
 ANSWER_MARGIN_MS = 30
-# granian needs a moment to drop a body that nobody waits for any more; only then it closes the connection.
-LET_GO_S = 0.02
 # Watching for a hang-up costs a tenth of the throughput; calls that are answered at once need none.
 WATCH_AFTER_S = 0.03
 
@@ -57,20 +57,30 @@ UNSUPPORTED_MEDIA_TYPE = problem(415, "send Content-Type: application/json; char
 TOO_LARGE = problem(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
 BROKEN_OFF = problem(400, "the body was broken off")
 REQUEST_TIMEOUT = problem(408, "the body did not arrive in time")
+# One and the same for whatever stands in the way, so that guessing teaches nothing.
+MAY_NOT_REGISTER = problem(404, "this member may not register here")
+NOT_VALIDATED = problem(503, "the member could not be validated in time; try again")
 
 STATUS = {Outcome.ALLOWED: 200, Outcome.DENIED: 403, Outcome.UNDECIDED: 503}
 
 
-class BodyTooLargeError(Exception):
-    """More than MAX_BODY_BYTES."""
+class Asked(NamedTuple):
+    """A call that has passed all checks but its body's. ``started`` is an instant of the event loop's clock."""
+
+    key: Key
+    received_at: datetime
+    exchange: Exchange
+    started: float
 
 
-class BodyTimeoutError(Exception):
-    """The deadline came before the body's end."""
+class Route(NamedTuple):
+    """What is asked on a path: which keys may, and who answers.
 
+    `answer` gets the body. Before it has answered anything it may raise BadBodyError.
+    """
 
-class BodyBrokenOffError(Exception):
-    """The body ended before its end; the caller may have hung up or half closed the connection."""
+    kind: KeyKind
+    answer: Callable[[bytes, Asked], Awaitable[None]]
 
 
 class Endpoint:
@@ -79,6 +89,7 @@ class Endpoint:
     def __init__(
         self,
         authorizer: Authorizer,
+        validator: Validator,
         studios: DirectoryFollower,
         metrics: DoorMetrics,
         *,
@@ -86,18 +97,21 @@ class Endpoint:
         answer_budget_ms: int,
         unknown_member_status: int,
     ) -> None:
-        """Answers check-ins on `checkin_path` within `answer_budget_ms` of their headers."""
-        self._authorizer = authorizer
+        """Answers check-ins on `checkin_path`, and everything within `answer_budget_ms` of its headers."""
+        self._authorizer, self._validator = authorizer, validator
         self._studios = studios
         self._loop = asyncio.get_running_loop()
-        self._checkin_path = checkin_path.rstrip("/")
+        self._routes = {
+            VALIDATION_PATH: Route(KeyKind.CHECKIN, self._validate),
+            checkin_path.rstrip("/"): Route(KeyKind.CHECKIN, self._check_in),
+        }
         self._budget_s = (answer_budget_ms - ANSWER_MARGIN_MS) / 1000
         self._unknown_member_status = unknown_member_status
         self._deadlines = Alarms(self._loop, self._budget_s, Exchange.expire)
         self._slow = Alarms(self._loop, WATCH_AFTER_S, Exchange.watch)
         share_s = authorizer.share_s
         self._shares = None if share_s is None else Alarms(self._loop, share_s, Exchange.share_over)
-        # Calls that were no check-ins, by status; check-ins are on record.
+        # Calls that asked nothing, by status; what was asked is on record.
         self.counts: Counter[int] = Counter()
         self._metrics = metrics
 
@@ -121,25 +135,26 @@ class Endpoint:
             exchange.write(problem(503, "the call could not be answered; try again"))
 
     async def _respond(self, scope: Any, exchange: Exchange, started: float) -> Response | None:
-        """Handles a check-in; returns the response for every other call."""
+        """Has a question answered; returns the response for every other call."""
         path = scope.path.rstrip("/")
         if path == "/healthz":
             return healthy() if scope.method in ("GET", "HEAD") else GET_ONLY
-        if path != self._checkin_path:
+        route = self._routes.get(path)
+        if route is None:
             return NOT_FOUND
         if scope.method != "POST":
             return POST_ONLY
         received_at = clock.now()
         headers = scope.headers
         token = _single(headers, "x-api-key").encode()
-        key = self._studios.directory.key(token, KeyKind.CHECKIN, clock.to_ms(received_at))
+        key = self._studios.directory.key(token, route.kind, clock.to_ms(received_at))
         if key is None:
             return UNAUTHORIZED
         if not _is_json(headers):
             return UNSUPPORTED_MEDIA_TYPE
         try:
             body = await exchange.read(headers.get("content-length"))
-            aggregator_id, customer_id = parse_checkin(body)
+            await route.answer(body, Asked(key, received_at, exchange, started))
         except BodyTooLargeError:
             return TOO_LARGE
         except BodyTimeoutError:
@@ -151,17 +166,18 @@ class Endpoint:
         except BodyBrokenOffError:
             exchange.write(BROKEN_OFF)
             return None
-        checkin = CheckIn(
-            str(uuid_utils.uuid7()), received_at, key.studio_id, aggregator_id, customer_id, key.fingerprint
-        )
-        await self._answer(checkin, exchange, started)
         return None
 
     def _count(self, status: int) -> None:
         self.counts[status] += 1
         self._metrics.other_calls.labels(status).inc()
 
-    async def _answer(self, checkin: CheckIn, exchange: Exchange, started: float) -> None:
+    async def _check_in(self, body: bytes, asked: Asked) -> None:
+        aggregator_id, customer_id = parse_checkin(body)
+        key, received_at, exchange, started = asked
+        checkin = CheckIn(
+            str(uuid_utils.uuid7()), received_at, key.studio_id, aggregator_id, customer_id, key.fingerprint
+        )
         call = self._authorizer.call(checkin, started, exchange.deadline)
         exchange.at_deadline = call.expire
         if self._shares is not None:
@@ -174,135 +190,20 @@ class Endpoint:
         written = exchange.write(answer(ruling, status))
         self._authorizer.left(call, ruling, status if written else None)
 
-
-class Exchange:
-    """One request and its one response. ``deadline`` is an instant of the event loop's clock."""
-
-    def __init__(self, protocol: Any, deadline: float) -> None:
-        """Nothing is read or written yet."""
-        self._protocol = protocol
-        self.deadline = deadline
-        self.at_deadline: Callable[[], object] = self._stop_reading
-        self.at_share: Callable[[], object] | None = None
-        self._reader = asyncio.current_task()
-        self._timed_out = False
-        self.answered = False
-        self._caller_gone: asyncio.Future[None] | None = None
-
-    def expire(self) -> None:
-        """The deadline has come."""
-        self.at_deadline()
-
-    def share_over(self) -> None:
-        """The shared ledger has had its share of the time."""
-        if self.at_share is not None:
-            self.at_share()
-
-    def _stop_reading(self) -> None:
-        """A read that goes on for ever would keep its connection for ever."""
-        if self._reader is not None:
-            self._timed_out = True
-            self._reader.cancel()
-
-    async def _let_go(self) -> None:
-        """After a cancelled read: the task goes on, and the body is gone before the answer is written."""
-        if not self._timed_out or self._reader is None:
-            raise asyncio.CancelledError
-        self._reader.uncancel()
-        await asyncio.sleep(LET_GO_S)
-
-    def watch(self) -> None:
-        """From now on notice when the caller hangs up, or that it has."""
-        self._caller_gone = asyncio.ensure_future(self._protocol.client_disconnect())
-
-    def write(self, response: Response) -> bool:
-        """Answer, once; False where that was done before or the caller is known to be gone."""
-        if self._caller_gone is not None:
-            if self._caller_gone.done():
-                return False
-            self._caller_gone.cancel()
-        if self.answered:
-            return False
-        self.answered = True
-        self._protocol.response_bytes(response.status, response.headers, response.body)
-        return True
-
-    async def read(self, content_length: str | None) -> bytes:
-        """The body, unless that is too large, late or broken off."""
-        if content_length is not None and int(content_length) > MAX_BODY_BYTES:
-            raise BodyTooLargeError
-        try:
-            if content_length is not None:
-                return bytes(await self._protocol())
-            return await self._read_chunks()
-        except (BodyTooLargeError, BodyBrokenOffError):
-            raise
-        except asyncio.CancelledError:
-            await self._let_go()
-            raise BodyTimeoutError from None
-        except Exception as error:
-            raise BodyBrokenOffError from error
-
-    async def _read_chunks(self) -> bytes:
-        """A body of unknown length. granian ends one that was broken off like a whole one, but with two empty
-        chunks instead of one."""
-        body, chunks, empty = bytearray(), 0, 0
-        async for chunk in self._protocol:
-            body += chunk
-            chunks += 1
-            empty += not chunk
-            if len(body) > MAX_BODY_BYTES or chunks > MAX_CHUNKS:
-                raise BodyTooLargeError
-        if empty > 1:
-            raise BodyBrokenOffError
-        return bytes(body)
-
-    async def conclude(self, response: Response) -> None:
-        """Answer a call whose body is not wanted: take it in first, as far as limits of size and time allow."""
-        try:
-            with suppress(Exception):  # the caller may be gone, or its body have been read before
-                drained = chunks = 0
-                async for chunk in self._protocol:
-                    drained += len(chunk)
-                    chunks += 1
-                    if drained > MAX_DRAIN_BYTES or chunks > MAX_CHUNKS:
-                        break
-        except asyncio.CancelledError:
-            await self._let_go()
-        self.write(response)
-
-
-class Alarms:
-    """Rings for many exchanges with one timer.
-
-    All ring the same time after they were added, so the first that came is the first that is due. An
-    exchange that has been answered by then is passed over.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, after_s: float, ring: Callable[[Exchange], object]) -> None:
-        """`ring` is called `after_s` seconds after an exchange was added."""
-        self._loop = loop
-        self._after_s = after_s
-        self._ring = ring
-        self._due: deque[tuple[float, Exchange]] = deque()
-
-    def add(self, exchange: Exchange) -> None:
-        """Ring for this exchange in time."""
-        if not self._due:
-            self._loop.call_later(self._after_s, self._look)
-        self._due.append((self._loop.time() + self._after_s, exchange))
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        while self._due and (self._due[0][1].answered or self._due[0][0] <= now):
-            _, exchange = self._due.popleft()
-            if not exchange.answered:
-                try:
-                    self._ring(exchange)
-                except Exception:  # must not silence the alarms of all others
-                    log.exception("an alarm failed")
-        if self._due:
-            self._loop.call_at(self._due[0][0], self._look)
+    async def _validate(self, body: bytes, asked: Asked) -> None:
+        aggregator_id = parse_validation(body)
+        key, received_at, exchange, started = asked
+        question = Question(str(uuid_utils.uuid7()), received_at, key.studio_id, aggregator_id, key.fingerprint)
+        call = self._validator.call(question, started, exchange.deadline)
+        exchange.at_deadline = call.expire
+        self._slow.add(exchange)
+        reply = await self._validator.validate(call)
+        if reply.member_id is not None:
+            response = member_data(reply.member_id, reply.profile)
+        else:
+            response = MAY_NOT_REGISTER if reply.outcome is Outcome.DENIED else NOT_VALIDATED
+        written = exchange.write(response)
+        self._validator.left(call, reply, response.status if written else None)
 
 
 def _single(headers: Any, name: str) -> str:

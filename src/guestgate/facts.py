@@ -14,7 +14,7 @@ from sqlalchemy import Connection, bindparam
 from guestgate import clock, locks, schema
 from guestgate.bulk import BulkSelect
 from guestgate.directory import Directory, tags_of
-from guestgate.model import CheckIn, Decision, Facts, Member, Status, Studio, Visit, VisitState
+from guestgate.model import CheckIn, Decision, Facts, Member, Plan, Status, Studio, Visit, VisitState
 from guestgate.stand_in.recent import RecentVisit
 
 _c, _m, _v = schema.customers.c, schema.members.c, schema.visits.c
@@ -57,8 +57,8 @@ class FactBook:
         self._customers: dict[int, str] = dict(_customers(connection, {checkin.customer_id for checkin in checkins}))
         asked = {member_id for checkin in checkins if (member_id := self._member_id(checkin)) is not None}
         self._members: dict[str, Member] = {
-            member_id: Member(member_id, directory.plans[plan_id], Status(status), *(_date(text) for text in dates))
-            for member_id, plan_id, status, *dates in (_locked_members if lock else _members)(connection, asked)
+            row[0]: member_of(directory.plans, *row)
+            for row in (_locked_members if lock else _members)(connection, asked)
         }
         missing = asked - self._members.keys() if lock else set[str]()
         self._busy = locks.busy(connection, missing) if missing else missing
@@ -147,6 +147,11 @@ class FactBook:
         self._visits[member.id].append(
             Visit(decision.id, studio.id, checkin.received_at, decision.local_date, studio.tags, studio.test)
         )
+
+
+def member_of(plans: dict[str, Plan], member_id: str, plan_id: str, status: str, *dates: str | None) -> Member:
+    """A member as stored: ``valid_from``, ``valid_until`` and ``cycle_anchor`` are the dates, ISO 8601 or None."""
+    return Member(member_id, plans[plan_id], Status(status), *(_date(text) for text in dates))
 
 
 def until(facts: Facts, checkin: CheckIn) -> Facts:

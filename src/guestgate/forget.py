@@ -1,9 +1,9 @@
 """Forgetting a person: a random pseudonym takes the place of the member's id, personal content goes.
 
-What is erased: the profile, the links to the platform's customers and their numbers, what staff wrote about
-the member's visits, and what the audit trail says of the member beyond plan and status. Decisions and
-visits stay, so that the record still adds up. Whoever is forgotten while the platform still sends the id is
-an unknown member from then on.
+What is erased: the profile, the links to the platform's customers and their numbers, enrolment codes, what staff
+wrote about the member's visits, and what the audit trail says of the member beyond plan and status. Decisions,
+visits and member validations stay, so that the record still adds up. Whoever is forgotten while the platform
+still sends the id is an unknown member from then on.
 
 The pseudonym is written into the member's row first and the row goes last. So forgetting that is killed
 anywhere is finished by asking for it again, and every transaction leaves a record that agrees with itself.
@@ -38,7 +38,7 @@ NAMES_CUSTOMER = ("customer_id", "customers")
 LOG_PATIENCE_S = 2.0
 
 _d, _v, _w, _a = schema.decisions.c, schema.visits.c, schema.visit_changes.c, schema.changes.c
-_m, _k = schema.members.c, schema.customers.c
+_m, _k, _n = schema.members.c, schema.customers.c, schema.validations.c
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def forget(database: Database, who: str, member_id: str, check: Callable[[Connec
         for query, erase in _parts(person):
             rows = connection.execute(query.where(query.selected_columns.seq > position)).all()
             erase(connection, rows)
-        connection.execute(delete(schema.customers).where(_k.member_id == member_id))
+        for table in (schema.customers, schema.enrolment_codes):
+            connection.execute(delete(table).where(table.c.member_id == member_id))
         connection.execute(delete(schema.members).where(_m.id == member_id))
         changes.record(connection, [Change("member.forgotten", person.pseudonym)])
     if not database.erase_traces(LOG_PATIENCE_S):
@@ -150,6 +151,7 @@ def _parts(person: Person) -> tuple[tuple[Select[Any], Any], ...]:
             partial(_decisions, person),
         ),
         (select(_v.seq, _v.id).where(_v.member_id == person.member_id), partial(_visits, person)),
+        (select(_n.seq).where(_n.member_id == person.member_id), partial(_validations, person)),
         (
             # What is written about a visit after that has got the pseudonym.
             select(_w.seq, _w.visit_id.label("id"))
@@ -195,6 +197,11 @@ def _reasons(connection: Connection, ids: Collection[str]) -> None:
         connection.execute(
             update(schema.visits).where(_v.id.in_(ids), _v.reversed_why.is_not(None)).values(reversed_why=last)
         )
+
+
+def _validations(person: Person, connection: Connection, rows: Collection[Any]) -> None:
+    these = _n.seq.in_([row.seq for row in rows])
+    connection.execute(update(schema.validations).where(these).values(member_id=person.pseudonym))
 
 
 def _changes(person: Person, connection: Connection, rows: Collection[Any]) -> None:

@@ -29,11 +29,21 @@ def parse_instant(text: str, name: str) -> datetime:
 
 def parse_since(text: str, now: datetime, name: str = "--since") -> datetime:
     """An instant, or how long ago: ``90m``, ``24h``, ``30d``."""
-    match = _SPAN.fullmatch(text)
-    if match is None:
+    if _SPAN.fullmatch(text) is None:
         return parse_instant(text, name)
     try:
-        return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
+        return now - parse_span(text, name)
+    except OverflowError:
+        raise UsageError(f"{name}: {text!r} lies outside the calendar") from None
+
+
+def parse_span(text: str, name: str) -> timedelta:
+    """How long: ``90s``, ``15m``, ``24h``, ``30d``. Raises UsageError that names the option or field."""
+    match = _SPAN.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{name}: {text!r} is not a span of time; write 15m, 2h or 1d")
+    try:
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
     except OverflowError:
         raise UsageError(f"{name}: {text!r} lies outside the calendar") from None
 

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from guestgate import clock, schema
 from guestgate.directory import KeyKind
+from guestgate.eligibility import Question
 from guestgate.model import CheckIn
 
 EVERY = timedelta(minutes=1)
@@ -32,13 +33,13 @@ class KeyUse:
         """Nothing has been used yet."""
         self._written: dict[str, datetime] = {}
 
-    def note(self, connection: Connection, checkins: Iterable[CheckIn]) -> None:
-        """Part of the transaction that records these check-ins."""
+    def note(self, connection: Connection, asked: Iterable[CheckIn | Question]) -> None:
+        """Part of the transaction that records what was asked with them."""
         due: dict[str, datetime] = {}
-        for checkin in checkins:
-            last = self._written.get(checkin.key_fingerprint)
-            if last is None or abs(checkin.received_at - last) >= EVERY:
-                due[checkin.key_fingerprint] = checkin.received_at
+        for one in asked:
+            last = self._written.get(one.key_fingerprint)
+            if last is None or abs(one.received_at - last) >= EVERY:
+                due[one.key_fingerprint] = one.received_at
         if due:
             connection.execute(
                 _used, [{"first": key, "last": f"{key}g", "at_ms": clock.to_ms(at)} for key, at in due.items()]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import NamedTuple
@@ -22,12 +22,14 @@ from guestgate import clock
 from guestgate.checkpoints import Checkpoints
 from guestgate.child_process import ChildProcess, settle_in
 from guestgate.database import Database, DiskFailedError
+from guestgate.eligibility import Finding, Question, Reply
 from guestgate.errors import OperationError
 from guestgate.ledger import Answer, Ledger, Ticket
 from guestgate.log import configure as configure_log
 from guestgate.model import CheckIn, Decision, Outcome, Reason, Ruling
 from guestgate.sqlite import SqliteDatabase
 from guestgate.stand_in.rules import CopyCheck, StandInRules
+from guestgate.validations import Validations
 
 log = structlog.get_logger()
 
@@ -62,11 +64,11 @@ class LedgerProcess:
     def __init__(
         self,
         role: LedgerRole,
-        deliver: Callable[[list[Ruling], float], None],
+        deliver: Callable[[list[Ruling], float, list[Reply]], None],
         checked: Callable[[CopyCheck | None, float], None],
         failed: Callable[[], None],
     ) -> None:
-        """`deliver` gets a batch's rulings once they are on disk, with the seconds that the commit took.
+        """`deliver` gets a batch's rulings once they are on disk, with the seconds that the commit took, or replies.
 
         `checked` gets what a check found (see `Ledger.check`), and the seconds that it took. `failed` is called if
         the process ends.
@@ -107,19 +109,23 @@ class LedgerProcess:
         self.busy, self._sent_at = True, self._loop.time()
         self._child.send(None)
 
-    def send(self, batch: list[Ticket], answers: list[Answer]) -> None:
-        """Have a batch decided and recorded. Only while not `busy`."""
+    def send(self, batch: list[Ticket], answers: list[Answer], questions: list[tuple[Question, float]]) -> None:
+        """Have a batch decided and recorded, and then questions answered. Only while not `busy`."""
         self.busy, self._sent_at = True, self._loop.time()
         # Plain tuples of plain values: a third of the time that pickling the named ones takes.
         tickets = [
             (checkin.id, clock.to_ms(checkin.received_at), *checkin[2:], deadline, recent)
             for checkin, deadline, recent in batch
         ]
-        self._child.send((tickets, [tuple(answer) for answer in answers]))
+        asked = [
+            (question.id, clock.to_ms(question.received_at), *question[2:], deadline)
+            for question, deadline in questions
+        ]
+        self._child.send((tickets, [tuple(answer) for answer in answers], asked))
 
     def _receive(self, message: _Message) -> None:
         """Rulings, of the batch or of earlier ones, or what a check found; and whether it takes the next batch."""
-        decisions, commit_s, behind, takes_more, check = message
+        decisions, commit_s, behind, takes_more, check, replies = message
         if not behind:
             self._behind_since = None
         elif self._behind_since is None:
@@ -128,10 +134,11 @@ class LedgerProcess:
             self.busy = False
         if check is not None:
             self._checked(check[0], self._loop.time() - self._sent_at)
-        if takes_more or decisions:
+        if takes_more or decisions or replies:
             self._deliver(
                 [Ruling(checkin_id, OUTCOMES[outcome], REASONS[reason]) for checkin_id, outcome, reason in decisions],
                 commit_s,
+                [Reply(question_id, Finding(finding), *known) for question_id, finding, known in replies],
             )
 
     async def stop(self, patience_s: float) -> None:
@@ -139,9 +146,16 @@ class LedgerProcess:
         await self._child.stop(patience_s)
 
 
-# Rulings, how long the commit took, whether there is more to write, whether the next batch may come, and of a
-# check what it found.
-_Message = tuple[list[tuple[str, str, str]], float, bool, bool, tuple[CopyCheck | None] | None]
+# Rulings, how long the commit took, whether there is more to write, whether the next batch may come, of a check
+# what it found, and replies.
+_Message = tuple[
+    list[tuple[str, str, str]],
+    float,
+    bool,
+    bool,
+    tuple[CopyCheck | None] | None,
+    list[tuple[str, str, tuple[str | None, dict[str, str]]]],
+]
 
 
 def _main(
@@ -160,10 +174,11 @@ def _main(
     database = Database.at(url, door=True, fence=fence)
     stand_in = None if copy_max_age_s is None else StandInRules(copy_max_age_s)
     with database.in_use():  # also when the door is gone and what is left is being written
-        _decide(pipe, database, Ledger(database, own_id, budget_ms, stand_in=stand_in, keep_undecided=keep_undecided))
+        ledger = Ledger(database, own_id, budget_ms, stand_in=stand_in, keep_undecided=keep_undecided)
+        _decide(pipe, database, ledger, Validations(database, own_id, budget_ms))
 
 
-def _decide(pipe: Pipe, database: Database, ledger: Ledger) -> None:
+def _decide(pipe: Pipe, database: Database, ledger: Ledger, validations: Validations) -> None:
     checkpoints = Checkpoints(database) if isinstance(database, SqliteDatabase) else None
     if checkpoints is not None:
         checkpoints.start()
@@ -171,24 +186,30 @@ def _decide(pipe: Pipe, database: Database, ledger: Ledger) -> None:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
 
-    def tell(decisions: list[Decision], takes_more: bool, check: tuple[CopyCheck | None] | None = None) -> None:
+    def tell(
+        decisions: list[Decision],
+        takes_more: bool,
+        check: tuple[CopyCheck | None] | None = None,
+        replies: Iterable[Reply] = (),
+    ) -> None:
         rulings = [(decision.id, decision.outcome.value, decision.reason.value) for decision in decisions]
-        message: _Message = (rulings, ledger.commit_s, ledger.has_news, takes_more, check)
+        told = [(reply.id, reply.finding.value, reply[2:]) for reply in replies]
+        message: _Message = (rulings, ledger.commit_s, ledger.has_news, takes_more, check, told)
         pipe.send(message)
 
     try:
         ledger.check()  # the first check-in finds everything read and prepared
         tell([], True)
         while True:
-            while (ledger.waiting or ledger.has_news) and not pipe.poll(
-                WAITING_RETRY_S if ledger.waiting else NEWS_RETRY_S
+            while (ledger.waiting or ledger.has_news or validations.waiting) and not pipe.poll(
+                WAITING_RETRY_S if ledger.waiting or validations.waiting else NEWS_RETRY_S
             ):
-                tell(ledger.process([], []), False)
+                tell(ledger.process([], []), False, replies=validations.process([]))
             message = pipe.recv()
             if message is None:
                 tell([], True, (ledger.check(),))
                 continue
-            batch, answers = message
+            batch, answers, questions = message
             if checkpoints is not None:
                 checkpoints.let_through()
             decisions = ledger.process(
@@ -198,13 +219,23 @@ def _decide(pipe: Pipe, database: Database, ledger: Ledger) -> None:
                 ],
                 [Answer(*answer) for answer in answers],
             )
-            tell(decisions, True)
+            if not questions and not validations.waiting:
+                tell(decisions, True)
+                continue
+            tell(decisions, False)  # doors first
+            asked = [
+                (Question(question_id, clock.from_ms(received_at_ms), *rest), deadline)
+                for question_id, received_at_ms, *rest, deadline in questions
+            ]
+            tell([], True, replies=validations.process(asked))
     except DiskFailedError as error:
         log.critical("stopping", error=str(error))
     except (EOFError, ConnectionError):  # the door has closed the pipe, or ended
         ledger.flush()
+        validations.flush()
         if checkpoints is not None:
             checkpoints.stop()
     except Exception as error:
         log.critical("the ledger failed and ends", exc_info=error)
+    validations.close()
     ledger.close()

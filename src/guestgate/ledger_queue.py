@@ -1,4 +1,4 @@
-"""Check-ins that wait for a ledger, and what it still has to be told of earlier ones.
+"""Check-ins and member validations that wait for a ledger, and what it still has to be told of earlier ones.
 
 While the ledger is at work on one batch, the next one gathers. Lives in the event loop.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
+from guestgate.eligibility import Question, Reply, unanswered
 from guestgate.ledger import Answer, Ticket
 from guestgate.ledger_process import LedgerProcess, LedgerRole
 from guestgate.model import Outcome, Reason, Ruling
@@ -23,6 +24,8 @@ MAX_WAITING = 4096
 MAX_TURNED_AWAY = 20_000
 COMPLAIN_EVERY = 1000
 MIN_BATCH, MAX_BATCH = 8, 256
+# Member validations: they are rare, and doors come first.
+MAX_QUESTIONS, QUESTIONS_AT_ONCE = 256, 16
 # How answers left is written with the next batch, or after so long without one.
 IDLE_S = 0.25
 
@@ -47,6 +50,8 @@ class LedgerQueue:
         self._queue: deque[Ticket] = deque()
         self._turned_away: deque[Ticket] = deque()
         self._unrecorded = 0
+        self._questions: deque[tuple[Question, float]] = deque()
+        self._asked: dict[str, tuple[Question, Callable[[Reply], object]]] = {}
         self._answers: list[Answer] = []
         self._flushing = self._to_check = False
         # What the ledger has and has not answered yet.
@@ -62,6 +67,9 @@ class LedgerQueue:
         self._answers = self._answers_in_flight + self._answers  # told twice is once
         self._answers_in_flight = []
         self._failed()
+        self._questions.clear()
+        for question in [question for question, _ in self._asked.values()]:
+            self._reply(unanswered(question))
         self._hand_on([Ruling(each, Outcome.UNDECIDED, Reason.UNAVAILABLE) for each in in_flight], 0.0)
 
     async def start(self) -> None:
@@ -96,8 +104,8 @@ class LedgerQueue:
 
     @property
     def has_answers(self) -> bool:
-        """Whether the ledger is still to be told how answers left."""
-        return bool(self._answers)
+        """Whether the ledger is still to be told how answers left, or to answer what it was asked."""
+        return bool(self._answers or self._asked)
 
     def __len__(self) -> int:
         """How many check-ins wait."""
@@ -111,9 +119,25 @@ class LedgerQueue:
     def add(self, ticket: Ticket) -> None:
         """Have a check-in decided; it goes with all that arrive in this turn of the loop."""
         self._queue.append(ticket)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if not self._flushing and not self._ledger.busy:
             self._flushing = True
             self._loop.call_soon(self.flush)
+
+    def ask(self, question: Question, deadline: float, replied: Callable[[Reply], object]) -> None:
+        """Have a member validation answered, after the check-ins that wait; `replied` gets the reply."""
+        if self._ledger.lost or len(self._asked) >= MAX_QUESTIONS:
+            replied(unanswered(question))
+            return
+        self._asked[question.id] = question, replied
+        self._questions.append((question, deadline))
+        self._flush_soon()
+
+    def _reply(self, reply: Reply) -> None:
+        _, replied = self._asked.pop(reply.id)
+        replied(reply)
 
     def turn_away(self, ticket: Ticket) -> str | None:
         """The queue is full: not to be decided any more, only to be recorded once there is time.
@@ -149,7 +173,7 @@ class LedgerQueue:
             self._to_check = False
             self._ledger.check()
             return
-        if not (self._queue or self._answers or self._turned_away):
+        if not (self._queue or self._answers or self._turned_away or self._questions):
             return
         # Half of all calls under way: the ledger works on one half while the loop answers the other.
         size = min(len(self._queue), MAX_BATCH, max(MIN_BATCH, self._under_way() // 2))
@@ -158,10 +182,11 @@ class LedgerQueue:
             spare = min(len(self._turned_away), MAX_BATCH)
             batch += [self._turned_away.popleft() for _ in range(spare)]
         self._answers_in_flight, self._answers = self._answers, []
+        questions = [self._questions.popleft() for _ in range(min(len(self._questions), QUESTIONS_AT_ONCE))]
         self._in_flight.update(ticket.checkin.id for ticket in batch)
-        self._ledger.send(batch, self._answers_in_flight)
+        self._ledger.send(batch, self._answers_in_flight, questions)
 
-    def _deliver(self, rulings: list[Ruling], commit_s: float) -> None:
+    def _deliver(self, rulings: list[Ruling], commit_s: float, replies: Sequence[Reply] = ()) -> None:
         """Take what the ledger has committed, and first give it more to do."""
         self._in_flight.difference_update(ruling.id for ruling in rulings)
         if not self._ledger.busy:
@@ -169,3 +194,5 @@ class LedgerQueue:
         self.flush()
         if rulings:
             self._hand_on(rulings, commit_s)
+        for reply in replies:
+            self._reply(reply)

@@ -420,6 +420,7 @@ def unlink(connection: Connection, member_id: str, customer_id: int) -> None:
 def remove(connection: Connection, member_id: str) -> None:
     """Take out a member that no person stands behind; a person's traces take `guestgate.forget`."""
     before = member_dict(connection, member_id)
-    connection.execute(delete(schema.customers).where(_c.member_id == member_id))
+    for table in (schema.customers, schema.enrolment_codes):
+        connection.execute(delete(table).where(table.c.member_id == member_id))
     connection.execute(delete(schema.members).where(_m.id == member_id))
     changes.record(connection, [Change("member.removed", member_id, before)])

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 
+from guestgate.eligibility import Finding
 from guestgate.model import CheckIn, Outcome, Reason, Ruling
 
 disable_created_metrics()
@@ -27,7 +28,7 @@ class DoorMetrics:
         )
         self._keys = self._counter("guestgate_key_calls", "Check-ins by the key they came with.", "studio", "key")
         self.other_calls = self._counter(
-            "guestgate_other_calls", "Calls that were no check-ins, by status: a wrong key is a 401.", "status"
+            "guestgate_other_calls", "Calls that asked nothing, by status: a wrong key is a 401.", "status"
         )
         self.undelivered = self._counter(
             "guestgate_undelivered", "Decisions whose answer did not leave in time, or found the caller gone."
@@ -45,6 +46,14 @@ class DoorMetrics:
         self.stood_in = self._counter(
             "guestgate_stand_in_decisions", "Check-ins answered without the shared database.", "outcome"
         )
+        self._validations = self._counter(
+            "guestgate_validations", "Member validations by what they were told.", "outcome", "reason"
+        )
+        self._validation_answers = self._histogram(
+            "guestgate_validation_seconds", "From a member validation's headers to its answer.", ANSWER_EDGES_S
+        )
+        for finding in Finding:
+            self._validations.labels(finding.outcome, finding)
         for outcome in Outcome:
             self.stood_in.labels(outcome)
         for reason in Reason:
@@ -63,6 +72,11 @@ class DoorMetrics:
         self._decisions.labels(ruling.outcome, ruling.reason).inc()
         self._keys.labels(checkin.studio_id, checkin.key_fingerprint).inc()
         self._answers.observe(seconds)
+
+    def validated(self, finding: Finding, seconds: float) -> None:
+        """A member validation has got its answer, so many seconds after its headers."""
+        self._validations.labels(finding.outcome, finding).inc()
+        self._validation_answers.observe(seconds)
 
     def committed(self, batch_size: int, seconds: float) -> None:
         """A batch is on disk."""

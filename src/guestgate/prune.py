@@ -31,12 +31,13 @@ FIRST_YEAR = 1970
 # A local date can be a day ahead of or behind the one in UTC.
 ZONES = timedelta(days=1)
 
-_d, _a, _v, _w, _c = (
+_d, _a, _v, _w, _c, _n = (
     schema.decisions.c,
     schema.answers.c,
     schema.visits.c,
     schema.visit_changes.c,
     schema.changes.c,
+    schema.validations.c,
 )
 _plan_of = BulkSelect(schema.members.c.id, schema.members.c.plan_id, among=schema.members.c.id)
 _reentries = BulkSelect(
@@ -78,6 +79,7 @@ class Pruned:
     visits: int = 0
     decisions: int = 0
     changes: int = 0
+    validations: int = 0
     kept_visits: int = 0
 
 
@@ -101,6 +103,7 @@ class Prune:
         )
         self._old_decisions = select(_d.seq, _d.id).where(_d.visit_id.is_(None), _d.received_at_ms < old_ms)
         self._old_changes = select(_c.seq).where(_c.at_ms < old_ms)
+        self._old_validations = select(_n.seq, _n.id).where(_n.received_at_ms < old_ms)
         with self.database.read() as connection:
             self._leaned_on = self._days_that_younger_reentries_lean_on(connection)
 
@@ -109,7 +112,7 @@ class Prune:
         with self.database.read() as connection:
             return sum(
                 connection.execute(select(func.count()).select_from(query.subquery())).scalar_one()
-                for query in (self._old_visits, self._old_decisions, self._old_changes)
+                for query in (self._old_visits, self._old_decisions, self._old_changes, self._old_validations)
             )
 
     def run(self, who: str) -> Iterator[int]:
@@ -123,6 +126,7 @@ class Prune:
             (self._old_visits, self._visits),
             (self._old_decisions, self._decisions),
             (self._old_changes, self._changes),
+            (self._old_validations, self._validations),
         ):
             rows = self.database.scan(query, query.selected_columns.seq)
             for count in self._count(rows, part) if self.dry_run else self.database.write_many(rows, part, who):
@@ -198,6 +202,11 @@ class Prune:
     def _changes(self, connection: Connection, rows: Collection[Any]) -> None:
         self.report.changes += len(rows)
         self._delete(connection, schema.changes, _c.seq, [row.seq for row in rows])
+
+    def _validations(self, connection: Connection, rows: Collection[Any]) -> None:
+        self.report.validations += len(rows)
+        self._delete(connection, schema.answers, _a.decision_id, [row.id for row in rows])
+        self._delete(connection, schema.validations, _n.seq, [row.seq for row in rows])
 
     def _delete(self, connection: Connection, table: Table, column: Column[Any], values: list[Any]) -> None:
         if not self.dry_run:

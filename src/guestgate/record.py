@@ -1,4 +1,4 @@
-"""Reading the record: decisions and visits as users see them, on the command line and elsewhere alike."""
+"""Reading the record: decisions, visits and member validations as users see them, everywhere alike."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from guestgate.bulk import BulkSelect
 from guestgate.errors import NotFoundError
 from guestgate.model import Payable, Source, VisitState
 
-_d, _a, _v = schema.decisions.c, schema.answers.c, schema.visits.c
+_d, _a, _v, _n = schema.decisions.c, schema.answers.c, schema.visits.c, schema.validations.c
 PAGE = 500
 # Above every `seq`, and more check-ins than are ever decided at once.
 BEYOND, TOGETHER = 2**62, 1000
@@ -66,13 +66,13 @@ class Filter:
     tests: bool = True
 
 
-def _with_answers(connection: Connection, decisions: FromClause) -> Select[Any]:
-    answers = select(_a.http_status, _a.answer_ms, _a.undelivered).where(_a.decision_id == decisions.c.id)
+def _with_answers(connection: Connection, answered: FromClause) -> Select[Any]:
+    answers = select(_a.http_status, _a.answer_ms, _a.undelivered).where(_a.decision_id == answered.c.id)
     if connection.dialect.name == "sqlite":
         columns = answers.selected_columns
-        return select(decisions, *columns).join(schema.answers, _a.decision_id == decisions.c.id, isouter=True)
+        return select(answered, *columns).join(schema.answers, _a.decision_id == answered.c.id, isouter=True)
     answer = _one_by_one(answers)
-    return select(decisions, *answer.c).join(answer, true(), isouter=True)
+    return select(answered, *answer.c).join(answer, true(), isouter=True)
 
 
 def _one_by_one(query: Select[Any]) -> FromClause:
@@ -212,6 +212,35 @@ def visit_dict(row: Any, payable: bool) -> dict[str, Any]:
         "payable": payable,
         "plan": row.plan_id,
         "plan_version": row.plan_version,
+    }
+
+
+def validations(connection: Connection, chosen: Filter) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Member validations in the order they were recorded, each with its ``seq``; of a limit, the latest."""
+    query = _with_answers(connection, schema.validations)
+    if chosen.member is not None:
+        query = query.where(_n.member_id == chosen.member)
+    if chosen.studio is not None:
+        query = query.where(_n.studio_id == chosen.studio)
+    if chosen.since is not None:
+        query = query.where(_n.received_at_ms >= clock.to_ms(chosen.since))
+    for row in rows(connection, query, _n.seq, chosen):
+        yield row.seq, validation_dict(row)
+
+
+def validation_dict(row: Any) -> dict[str, Any]:
+    """A row of `guestgate.schema.validations`, with its answer, as users see it."""
+    return {
+        "id": row.id,
+        "received_at": clock.iso_of(row.received_at_ms),
+        "studio": row.studio_id,
+        "member": row.member_id,
+        "code": row.code,
+        "outcome": row.outcome,
+        "reason": row.reason,
+        "http_status": row.http_status,
+        "answer_ms": row.answer_ms,
+        "undelivered": row.undelivered,
     }
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.types import TypeEngine
 
@@ -232,6 +233,42 @@ visits = Table(
     Column("plan_id", Code(255)),
     Column("plan_version", Integer),
     Index(None, "member_id", "local_date"),
+)
+
+# What members show at a desk instead of their ids; only hashes are stored. Rows go a day after they have expired.
+enrolment_codes = Table(
+    "enrolment_codes",
+    metadata,
+    Column("sha256", Code(64), primary_key=True),
+    Column("member_id", Code(255), ForeignKey("members.id"), nullable=False, index=True),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("used_at_ms", BigInteger),
+    Column("used_by", Code(255)),  # the studio
+)
+
+# Member validations, as answered. What was sent is not kept, since at a desk people type anything; `answers` has
+# how an answer left, by the id. No row there: it was none in time, or nobody knows.
+validations = Table(
+    "validations",
+    metadata,
+    Column("seq", Sequence, primary_key=True, autoincrement=False),
+    Column("id", Code(36), nullable=False, unique=True),
+    Column("received_at_ms", BigInteger, nullable=False),
+    Column("studio_id", Code(255), nullable=False),
+    Column("member_id", Code(255), index=True),
+    Column("code", Code(16)),  # the fingerprint of the code, where it was one
+    Column("outcome", Code(16), nullable=False),
+    Column("reason", Code(32), nullable=False),
+    Column("key_fingerprint", Code(16), nullable=False),
+)
+# As a text, so that a query that says the same is known to fit the index.
+missed = text("reason IN ('code_used', 'code_expired', 'unknown_member')")
+Index(
+    "ix_validations_studio_id_received_at_ms",
+    validations.c.studio_id,
+    validations.c.received_at_ms,
+    sqlite_where=missed,
+    postgresql_where=missed,
 )
 
 # Corrections: append-only, with who and why.

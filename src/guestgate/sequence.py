@@ -27,7 +27,7 @@ from guestgate.errors import OperationError
 PLACES = 20
 FIRST_REVISION = "0002"
 _HERE = "guestgate_numbers"
-NUMBERED = (schema.decisions, schema.visits, schema.visit_changes, schema.changes)
+NUMBERED = (schema.decisions, schema.visits, schema.visit_changes, schema.changes, schema.validations)
 
 _take_sqlite = f"UPDATE {schema.feed.name} SET seq = seq + ? RETURNING seq"  # noqa: S608
 _transaction = f"SELECT pg_current_xact_id()::text::bigint, base FROM {schema.cluster.name}"  # noqa: S608

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from guestgate import sqlite, toml_lines
+from guestgate.contract import VALIDATION_PATH
 from guestgate.database import check_url, is_postgres
 from guestgate.errors import UsageError
 from guestgate.toml_lines import dotted, line_of, sentence
@@ -73,7 +74,7 @@ class Settings(BaseSettings):
     @field_validator("checkin_path")
     @classmethod
     def _path(cls, path: str) -> str:
-        if not _PATH.fullmatch(path) or path.rstrip("/") in ("", "/healthz"):
+        if not _PATH.fullmatch(path) or path.rstrip("/") in ("", "/healthz", VALIDATION_PATH):
             raise ValueError("should be a path such as /checkin-validation")
         return path.rstrip("/")
 

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
-from guestgate import forget, members
+from guestgate import enrolment, forget, members
 from guestgate.admin import shapes
 from guestgate.admin.access import Streaming, router
 from guestgate.admin.body_stream import BodyStream
@@ -23,6 +23,7 @@ from guestgate.admin.context import In, Office
 from guestgate.admin.paging import After, Size, page
 from guestgate.admin.problems import ProblemError
 from guestgate.errors import UsageError
+from guestgate.instants import parse_span
 from guestgate.members import MemberRow, Upsert
 from guestgate.model import Status
 from guestgate.rows import BadRowError, SpooledRows, lines_of, ndjson, parsed
@@ -122,6 +123,19 @@ async def member_bulk(request: Request, office: In) -> Response:
     Sending the same again changes nothing, so a call that was broken off is simply repeated.
     """
     return await run_in_threadpool(_bulk, office, BodyStream(request))
+
+
+@writing.post(
+    "/members/{member_id:path}/codes",
+    response_model=shapes.Code,
+    status_code=201,
+    summary="Hand out a code to register with at a studio's desk",
+)
+def member_code(office: In, member_id: Id, body: shapes.CodeBody) -> dict[str, str]:
+    """Good for one registration; only its hash is stored, so it cannot be shown again."""
+    valid = parse_span(body.valid, "valid")
+    with office.write() as connection:
+        return enrolment.code_dict(enrolment.issue(connection, member_id, valid))
 
 
 def _bulk(office: Office, stream: BodyStream) -> Response:

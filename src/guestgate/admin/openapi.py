@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from guestgate.admin.shapes import Problem
-from guestgate.contract import MAX_CUSTOMER_ID
+from guestgate.contract import MAX_CUSTOMER_ID, VALIDATION_PATH, camel_case
+from guestgate.members import PROFILE_FIELDS
 from guestgate.model import Reason
 from guestgate.settings import Settings
 
@@ -82,7 +83,7 @@ def _public(settings: Settings) -> dict[str, Any]:
             }
         }
     }
-    body = {
+    body: dict[str, Any] = {
         "type": "object",
         "required": ["aggregatorId", "customerId"],
         "properties": {
@@ -92,7 +93,7 @@ def _public(settings: Settings) -> dict[str, Any]:
         "example": {"aggregatorId": "m-1042", "customerId": 293123213},
     }
     problems = {
-        "400": "The body is not a check-in",
+        "400": "The body is not what is asked here",
         "401": "No valid key",
         "408": "The body did not arrive in time",
         "413": "More than 16 KiB",
@@ -105,6 +106,27 @@ def _public(settings: Settings) -> dict[str, Any]:
         "503": {"description": "Could not be decided in time", "content": answer},
         **{status: {"description": what, "content": PROBLEM} for status, what in problems.items()},
     }
+    names = ["aggregatorId", *map(camel_case, PROFILE_FIELDS)]
+    member = {
+        "type": "object",
+        "required": ["aggregatorId"],
+        "properties": {name: {"type": "string"} for name in names},
+    }
+    validated: dict[str, Any] = {
+        "200": {
+            "description": "May register; `aggregatorId` is the one that counts from now on",
+            "content": {"application/json": {"schema": member}},
+        },
+        "404": {"description": "May not register", "content": PROBLEM},
+        "503": {"description": "Could not be found out in time", "content": PROBLEM},
+        **{status: {"description": what, "content": PROBLEM} for status, what in problems.items()},
+    }
+    question = {
+        "type": "object",
+        "required": ["aggregatorId"],
+        "properties": {"aggregatorId": body["properties"]["aggregatorId"]},
+        "example": {"aggregatorId": "m-1042"},
+    }
     servers = [{"url": "https://api.aggregator.example.com", "description": "the public listener"}]
     healthy = {"application/json": {"schema": {"type": "object", "properties": {"status": {"const": "ok"}}}}}
     return {
@@ -116,6 +138,16 @@ def _public(settings: Settings) -> dict[str, Any]:
                 "security": [{"studioKey": []}],
                 "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
                 "responses": responses,
+            },
+        },
+        VALIDATION_PATH: {
+            "servers": servers,
+            "post": {
+                "summary": "Who is this person, who wants to register at the studio?",
+                "operationId": "member_validation",
+                "security": [{"studioKey": []}],
+                "requestBody": {"required": True, "content": {"application/json": {"schema": question}}},
+                "responses": validated,
             },
         },
         "/healthz": {

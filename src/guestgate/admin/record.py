@@ -119,6 +119,22 @@ def explain_(office: In, body: shapes.Question) -> dict[str, Any]:
         return explain(connection, body.member, body.studio, at)
 
 
+@reading.get("/validations", response_model=shapes.Page[shapes.Validation], summary="List member validations")
+def validation_list(
+    office: In,
+    member: Member = None,
+    studio: Studio = None,
+    since: Since = None,
+    sort: Sort = "asc",
+    after: After = None,
+    limit: Size = 100,
+) -> dict[str, Any]:
+    """Who wanted to register where, and why not; in the order they were recorded."""
+    chosen = _chosen(since, after, sort, limit, member=member, studio=studio)
+    with office.read() as connection:
+        return page(record.validations(connection, chosen), limit)
+
+
 @reading.get("/changes", response_model=shapes.Page[shapes.Change], summary="Read the audit trail")
 def change_list(
     office: In,

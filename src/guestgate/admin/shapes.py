@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from guestgate.contract import MAX_CUSTOMER_ID
 from guestgate.directory import KeyKind
+from guestgate.eligibility import Finding
 from guestgate.members import MAX_CUSTOMERS, PROFILE_FIELDS
 from guestgate.model import Effect, Outcome, Reason, Source, Status, VisitState
 
@@ -91,6 +92,34 @@ _known: Any = {"customers": (list[int], ...), **{name: (str, Field(None)) for na
 WholeMember = create_model(
     "WholeMember", __base__=Member, __doc__="A member with customers and personal data.", **_known
 )
+
+
+class CodeBody(Body):
+    """How long a code is good for."""
+
+    valid: str = Field("15m", max_length=16, examples=["15m"], description="15m, 2h; a day at most")
+
+
+class Code(BaseModel):
+    """A code that a member shows at a desk."""
+
+    code: str
+    expires_at: Instant
+
+
+class Validation(BaseModel):
+    """A member validation: the desk of a studio asked who somebody is. What was sent is not kept."""
+
+    id: str
+    received_at: Instant
+    studio: str
+    member: str | None = Field(description="where it was one; also where the answer did not say so")
+    code: str | None = Field(description="the fingerprint of the enrolment code, where it was one")
+    outcome: Outcome
+    reason: Finding
+    http_status: int | None
+    answer_ms: float | None
+    undelivered: bool | None
 
 
 class BadRow(BaseModel):

@@ -80,7 +80,8 @@ def prune(
         show({**asdict(report), "dry_run": dry_run}, as_json)
     else:
         say(
-            f"{report.visits} visits, {report.decisions} decisions and {report.changes} changes "
+            f"{report.visits} visits, {report.decisions} decisions, {report.changes} changes and "
+            f"{report.validations} member validations "
             f"{'would be deleted' if dry_run else 'deleted'}; {report.kept_visits} old visits "
             f"{'would ' if dry_run else ''}stay because they still matter"
         )

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from guestgate import members
+from guestgate import enrolment, members
 from guestgate.cli.common import (
     AsJson,
     ConfigFile,
@@ -25,6 +25,7 @@ from guestgate.cli.common import (
 from guestgate.database import Database
 from guestgate.errors import OperationError, UsageError
 from guestgate.forget import forget
+from guestgate.instants import parse_span
 from guestgate.members import MemberRow, Upsert, parse_customer, parse_row
 from guestgate.model import Status
 from guestgate.rows import BadRow, BadRowError, Report, RowFile, SpooledRows, parsed
@@ -185,6 +186,30 @@ def unlink(member_id: Id, customer: Customer, config: ConfigFile = None, as_json
     with open_database(config).write(who()) as connection:
         members.unlink(connection, member_id, _customer(customer))
     _linked(member_id, customer, "unlinked from", as_json)
+
+
+@app.command()
+def code(
+    member_id: Id,
+    valid: Annotated[
+        str, typer.Option("--valid", metavar="SPAN", help="How long it is good for: 15m, 2h; a day at most.")
+    ] = "15m",
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hand out a short code that the member shows at a studio's desk to register there, once.
+
+    The platform sends it to /member-validation and gets the member's id for it. Only a hash is stored.
+
+    [dim]guestgate member code m-1042 --valid 15m[/dim]
+    """
+    span = parse_span(valid, "--valid")
+    with open_database(config).write(who()) as connection:
+        issued = enrolment.issue(connection, member_id, span)
+    if as_json:
+        show(enrolment.code_dict(issued), as_json)
+    else:
+        say(issued.code)
 
 
 @app.command("forget")
