@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from guestgate import clock, plans_file, record, schema, words
+from guestgate.directory import KeyKind
 from guestgate.fingerprints import fingerprint, state
 from guestgate.record import Filter, Order
 

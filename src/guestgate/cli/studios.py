@@ -138,9 +138,13 @@ def activate(studio_id: Id, ca: Ca = None, config: ConfigFile = None, as_json: A
     Needs the studio's Open API key. Once more does no harm.
     """
     from guestgate.cli import calling
+    from guestgate.platform import accounts
 
-    with calling.calls_for(config, open_database(config), studio_id, ca) as client:
+    database = open_database(config)
+    with calling.calls_for(config, database, studio_id, ca) as client:
         client.confirm_activation()
+    with database.write(who()) as connection:
+        accounts.note_activation(connection, studio_id)
     if as_json:
         show({"id": studio_id, "activated": True}, as_json)
     else:

@@ -162,6 +162,11 @@ def note_platform_studio(connection: Connection, studio_id: str, platform_studio
     )
 
 
+def note_activation(connection: Connection, studio_id: str) -> None:
+    """Remember who had the platform send webhooks for a studio."""
+    changes.record(connection, [Change("studio.activated", studio_id)])
+
+
 def seal_again(connection: Connection, secret_keys: SecretKeys) -> int:
     """Seal every key with the first secret key; returns how many there are. Raises what `load` does."""
     rows = connection.execute(select(schema.accounts).order_by(_a.studio_id)).all()

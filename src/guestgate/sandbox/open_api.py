@@ -209,7 +209,8 @@ class _Broken(Response):
     def __init__(self, whole: Response) -> None:
         """Half of it."""
         super().__init__(bytes(whole.body[: len(whole.body) // 2]), whole.status_code)
-        self.headers["content-length"] = str(max(1, len(whole.body)))
+        self.headers["content-length"] = str(len(whole.body) + 1)
+        self.headers["connection"] = "close"
 
 
 def _checkin(checkin: Checkin) -> dict[str, Any]:
