@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from callers import problems, rows
+from gate import Gate, wait_for
 from platforms import OpenPlatform, Time
 from terminal import Terminal
 
@@ -301,3 +302,21 @@ def test_it_goes_on_where_it_stopped(desk: Desk) -> None:
         seen.append(maker.report.had_one)
     assert seen == [0, 4] and not desk.platform.troubles
     assert [desk.customers(one) for one in ids] == [[desk.at_the_platform(BERLIN)[one]] for one in ids]
+
+
+@pytest.mark.embedded
+def test_the_server_says_at_start_which_keys_it_cannot_use(home: Gate) -> None:
+    """And opens its doors all the same."""
+    home.studio("s1")
+    with home.database.write() as connection:
+        account = accounts.Account("s1", "https://fitwerk.open-api.perfectgym.com/v1", "an-open-api-key")
+        accounts.put(connection, SecretKeys([bytes(32)], "this test"), account)
+    home.plans()
+    home.members("m1,free")
+    home.start()
+    wait_for(
+        lambda: "the platform's Open API cannot be called" in home.log.read_text("utf-8"), "nothing is said", home
+    )
+    assert "guestgate secret new" in home.log.read_text("utf-8")
+    assert "an-open-api-key" not in home.log.read_text("utf-8")
+    assert home.checkin("m1").status_code == 200

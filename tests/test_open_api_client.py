@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from guestgate.platform import accounts
 from guestgate.platform.accounts import Account
 from guestgate.platform.client import SLICE, OpenApiClient
 from guestgate.platform.pace import BROKEN_ATTEMPTS, BUSY_ATTEMPTS
-from guestgate.sandbox.open_api import Trouble
+from guestgate.sandbox.open_api import Trouble, troubles
 from guestgate.sandbox.town import Town, TownSpec
 from guestgate.self_signed import make_certificate
 
@@ -269,6 +270,14 @@ def test_certificates_are_verified(tmp_path: Path, time: Time) -> None:
         assert other.headers == [] and time.waited == []
         with OpenApiClient(account, ca=other.cert) as client:
             assert client.studio_information().name == "Berlin"
+
+
+def test_the_sandboxs_troubles() -> None:
+    """From a seed; all of them come, none twice in a row, and most calls go well."""
+    first = list(islice(troubles(3), 1000))
+    assert first == list(islice(troubles(3), 1000)) != list(islice(troubles(4), 1000))
+    assert set(first) == {None, *Trouble} and first.count(None) > 700
+    assert all(one is None or one is not other for one, other in pairwise(first))
 
 
 def test_where_a_key_may_go() -> None:
