@@ -13,7 +13,9 @@ import pytest
 from gate import Gate, wait_for
 from office import items, problem
 
-from guestgate import clock
+from guestgate import clock, settings
+from guestgate.platform import accounts
+from guestgate.platform.secret_keys import SecretKeys, add_to, new_key
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,27 @@ def test_a_studio_that_cannot_be(client: httpx.Client, body: dict[str, Any], wor
     whole = {"id": "wrong", "name": "N", "timezone": "UTC", **body}
     assert word in problem(client.post("/studios", json=whole), 422)
     problem(client.get("/studios/wrong"), 404)
+
+
+def test_an_open_api_key(served: Gate, client: httpx.Client) -> None:
+    """Kept sealed, with its address, and only where there is something to seal it with."""
+    key = secrets.token_urlsafe(24)
+    body = {"key": key, "kind": "openapi", "tenant": "fitwerk"}
+    assert "tenant: an Open API key needs" in problem(
+        client.post("/studios/s1/keys", json={**body, "tenant": None}), 422
+    )
+    assert "guestgate secret new" in problem(client.post("/studios/s1/keys", json=body), 422)
+    add_to(served.home / "guestgate.secret", new_key())
+    made = client.post("/studios/s1/keys", json=body)
+    assert made.status_code == 201 and (made.json()["kind"], made.json()["state"]) == ("openapi", "valid")
+    secret_keys = SecretKeys.of(settings.load(served.home / "guestgate.toml"))
+    with served.database.read() as connection:
+        account = accounts.load(connection, secret_keys, "s1")
+    assert (account.key, account.base_url) == (key, "https://fitwerk.open-api.perfectgym.com/v1")
+    with served.client() as caller:
+        caller.headers["X-API-Key"] = key
+        assert caller.post(served.url, json={"aggregatorId": "free-1", "customerId": 1}).status_code == 401
+    assert client.delete(f"/keys/{made.json()['fingerprint']}").status_code == 204
 
 
 def test_what_is_wrong_with_keys_and_changes_of_studios(client: httpx.Client) -> None:

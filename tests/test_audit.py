@@ -31,7 +31,7 @@ CHANGES_NOTHING = {
     "restore", "serve", "status", "compact", "export", "traffic", "audit", "show", "statement", "test", "upgrade",
     "visits",
 }  # fmt: skip
-ELSEWHERE = {"copy", "prune", "forget", "code", "reconcile"}
+ELSEWHERE = {"copy", "prune", "forget", "code", "reconcile", "activate", "create-customer", "new", "reseal"}
 
 
 def entries(terminal: Terminal) -> list[dict[str, Any]]:

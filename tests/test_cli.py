@@ -650,7 +650,7 @@ def test_the_configuration_of_init_is_the_default_one(terminal: Terminal) -> Non
         assert re.search(rf"^(# )?{name} = ", text, re.MULTILINE), name
     loaded = settings.load(Path("fresh/guestgate.toml"))
     defaults = settings.Settings()
-    files = {"database", "stand_in_file"}  # beside the configuration
+    files = {"database", "stand_in_file", "secret_key_file"}  # beside the configuration
     for name in set(settings.Settings.model_fields) - files:
         assert getattr(loaded, name) == getattr(defaults, name)
     assert loaded.stand_in_file == Path("fresh").absolute() / defaults.stand_in_file

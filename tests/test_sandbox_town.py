@@ -20,7 +20,7 @@ import pytest
 from gate import Gate, environment
 
 from guestgate import members, studios
-from guestgate.directory import KeyKind, load_plans
+from guestgate.directory import INBOUND, load_plans
 from guestgate.errors import OperationError, UsageError
 from guestgate.sandbox import export, setup
 from guestgate.sandbox.arrivals import HOURS, Load, jumps, taps
@@ -97,7 +97,7 @@ def test_an_exported_town_is_taken(home: Gate, tmp_path_factory: pytest.TempPath
     subprocess.run(script, env=environment() | {"PATH": here}, check=True, capture_output=True, timeout=120)
     found = contents(home, town)
     assert found == contents(other, town)
-    assert set(found["plans"]) == set(town.plans) and len(found["keys"]) == 5 * len(KeyKind)
+    assert set(found["plans"]) == set(town.plans) and len(found["keys"]) == 5 * len(INBOUND)
     for studio, row in zip(sorted(town.studios, key=lambda studio: studio.id), found["studios"], strict=True):
         assert (row["id"], row["test"], row["active"]) == (studio.id, studio.test, not studio.paused)
     for member, row in zip(town.members, found["members"], strict=True):

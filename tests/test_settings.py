@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from terminal import Terminal
 
 from guestgate import server, settings
@@ -37,6 +38,8 @@ SOURCES: dict[str, tuple[Any, str, Any]] = {
     "behind_proxy": (True, "false", True),
     "log_level": ("debug", "warning", "debug"),
     "workers": (2, "3", 4),
+    "secret_key": ("file", "environment", "option"),
+    "secret_key_file": ("file.secret", "environment.secret", Path("option.secret")),
 }
 WRONG: dict[str, list[Any]] = {
     "database": ["nonsense", "mysql://localhost/guestgate"],
@@ -107,6 +110,8 @@ def seen(loaded: Settings, name: str) -> str:
     value = getattr(loaded, name)
     if name == "database":
         return f"sqlite:///{Path(value).name}"
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
     return (value.name if isinstance(value, Path) else str(value)).lower()
 
 

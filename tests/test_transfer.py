@@ -25,6 +25,9 @@ from guestgate import transfer as transfer_module
 from guestgate.database import Database
 from guestgate.errors import OperationError
 from guestgate.model import Decision
+from guestgate.platform import accounts, customers
+from guestgate.platform.accounts import Account
+from guestgate.platform.secret_keys import SecretKeys
 from guestgate.sqlite import SqliteDatabase
 from guestgate.transfer import Transfer
 
@@ -100,6 +103,9 @@ def desk(terminal: Terminal) -> Terminal:
     terminal.run("visit", "reverse", str(visit), "--why", "\n".join(ODD))
     with terminal.writing() as connection:
         sessions.begin(connection, tokens.create(connection, tokens.Role("viewer"), name="office"))
+        account = Account("s1", "https://fitwerk.open-api.perfectgym.com/v1", "an-open-api-key")
+        accounts.put(connection, SecretKeys([bytes(32)], "this test"), account)
+        customers.link(connection, "m1", 17, account.base_url)
         for number, (decision_id, received_at_ms) in enumerate(
             connection.exec_driver_sql("SELECT id, received_at_ms FROM decisions WHERE outcome = 'denied'").all()
         ):

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from guestgate import clock, plans_file, record, schema, words
+from guestgate.directory import KeyKind
 from guestgate.fingerprints import fingerprint, state
 from guestgate.record import Filter, Order
 
@@ -38,7 +39,8 @@ def case(connection: Connection, decision_id: str, *, payable_requires: str) -> 
 
 def _key_state(connection: Connection, studio: str, used: str) -> str | None:
     """As of now; None where the key is not known any more."""
-    rows = connection.execute(select(schema.keys).where(_k.studio_id == studio, _k.sha256.startswith(used))).all()
+    these = (_k.studio_id == studio, _k.kind == KeyKind.CHECKIN.value, _k.sha256.startswith(used))
+    rows = connection.execute(select(schema.keys).where(*these)).all()
     return next((state(row, clock.now_ms()) for row in rows if fingerprint(row.sha256) == used), None)
 
 

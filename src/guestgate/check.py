@@ -11,6 +11,7 @@ from itertools import combinations
 from sqlalchemy import Connection, func, select
 
 from guestgate import schema, sequence
+from guestgate.directory import KeyKind
 from guestgate.model import Outcome, Reason, Source, VisitState
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
@@ -148,6 +149,23 @@ def _links(connection: Connection) -> Iterator[str]:
         .limit(MOST)
     ).scalars():
         yield f"plan {plan_id} has no rules in its present version"
+    keys, accounts = schema.keys.c, schema.accounts.c
+    both = (accounts.studio_id == keys.studio_id) & (accounts.key_sha256 == keys.sha256)
+    in_force = (keys.kind == KeyKind.OPENAPI.value) & keys.revoked_at_ms.is_(None)
+    for studio_id in connection.execute(
+        select(keys.studio_id)
+        .join(schema.accounts, both, isouter=True)
+        .where(in_force, accounts.studio_id.is_(None))
+        .limit(MOST)
+    ).scalars():
+        yield f"studio {studio_id} has an Open API key in force that is not kept"
+    for studio_id in connection.execute(
+        select(accounts.studio_id)
+        .join(schema.keys, both & in_force, isouter=True)
+        .where(keys.studio_id.is_(None))
+        .limit(MOST)
+    ).scalars():
+        yield f"an Open API key is kept for studio {studio_id} that is not in force"
     if connection.dialect.name == "sqlite":
         for table, _, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(MOST):
             yield f"a row of {table} names a missing row of {parent}"

@@ -34,6 +34,11 @@ class KeyKind(StrEnum):
 
     CHECKIN = "checkin"
     WEBHOOK = "webhook"
+    OPENAPI = "openapi"  # the other way round: we send it to the platform
+
+
+# What the platform sends to us.
+INBOUND = (KeyKind.CHECKIN, KeyKind.WEBHOOK)
 
 
 @dataclass(frozen=True, slots=True)

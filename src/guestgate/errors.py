@@ -5,7 +5,8 @@ GuestgateError
 │   └── UnreachableError  perhaps not wrong at all: the database does not answer
 └── OperationError  the thing asked for could not be done; exit status 1
     ├── NotFoundError   there is no such thing
-    └── ConflictError   what is there stands in the way
+    ├── ConflictError   what is there stands in the way
+    └── PlatformError   the platform's Open API refused, or could not be asked
 
 The message of each is one plain sentence that names the place and the cause.
 """
@@ -41,3 +42,12 @@ class NotFoundError(OperationError):
 
 class ConflictError(OperationError):
     """It cannot be done as things are; what is there has to be changed first."""
+
+
+class PlatformError(OperationError):
+    """The platform's Open API refused a call, or could not be asked: then ``status`` is None."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """`message` is the whole sentence."""
+        super().__init__(message)
+        self.status = status

@@ -32,13 +32,14 @@ from guestgate.database import Database
 from guestgate.errors import OperationError
 from guestgate.sandbox import setup
 from guestgate.sandbox.arrivals import DAY_S, MORNING_H, Load
-from guestgate.sandbox.door import Desk, trust
+from guestgate.sandbox.door import Desk
 from guestgate.sandbox.journal import Journal
 from guestgate.sandbox.platform import Endpoints, Platform, Seen
 from guestgate.sandbox.report import LIMIT_MS, Report
 from guestgate.sandbox.town import Town, TownSpec
 from guestgate.sandbox.traffic import Traffic, days
 from guestgate.self_signed import make_certificate
+from guestgate.trust import trust
 
 # The contract's own example, word for word, works against the quickstart. Its customer is whoever pastes the curl
 # line: a member besides the town's, so that nobody else uses up their visits, on a plan without hours or limits.

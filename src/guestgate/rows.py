@@ -84,7 +84,8 @@ class SpooledRows:
         return self._count
 
 
-def _in_memory() -> BadRows:
+def in_memory() -> BadRows:
+    """For few."""
     rows: list[BadRow] = []
     return rows
 
@@ -96,7 +97,7 @@ class Report:
     added: int = 0
     updated: int = 0
     unchanged: int = 0
-    bad: BadRows = field(default_factory=_in_memory)
+    bad: BadRows = field(default_factory=in_memory)
 
     @property
     def taken(self) -> int:

@@ -116,7 +116,7 @@ studios = Table(
     Column("created_at_ms", BigInteger, nullable=False),
 )
 
-# Tokens themselves are never stored. A token belongs to one studio and may serve several kinds.
+# Tokens themselves are not stored, but for `accounts`. A token belongs to one studio and may serve several kinds.
 keys = Table(
     "keys",
     metadata,
@@ -127,6 +127,18 @@ keys = Table(
     Column("expires_at_ms", BigInteger),
     Column("revoked_at_ms", BigInteger),
     Column("last_used_at_ms", BigInteger),  # to the minute
+)
+
+# A studio's account at the platform's Open API. Its key has to be sent, so it is kept, sealed
+# (`guestgate.platform.secret_keys`); its hash is among `keys`.
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("studio_id", Code(255), ForeignKey("studios.id"), primary_key=True),
+    Column("base_url", Text, nullable=False),  # one for each gym chain: https://TENANT.open-api.perfectgym.com/v1
+    Column("platform_studio_id", BigInteger),  # what the platform calls the studio; null: not asked yet
+    Column("key_sha256", Code(64), nullable=False),
+    Column("sealed_key", Text, nullable=False),
 )
 
 plans = Table(
@@ -170,6 +182,20 @@ customers = Table(
     Column("customer_id", BigInteger, primary_key=True, autoincrement=False),
     Column("member_id", Code(255), ForeignKey("members.id"), nullable=False, index=True),
     Column("linked_at_ms", BigInteger, nullable=False),
+)
+
+# At which gym chain a customer is, where the platform told us; gone with the link.
+customer_chains = Table(
+    "customer_chains",
+    metadata,
+    Column(
+        "customer_id",
+        BigInteger,
+        ForeignKey("customers.customer_id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("base_url", Text, nullable=False),  # as in `accounts`
 )
 
 decisions = Table(

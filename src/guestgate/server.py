@@ -18,6 +18,8 @@ from guestgate.database import Database
 from guestgate.door import Door, check_settings, door_address
 from guestgate.errors import OperationError, UnreachableError
 from guestgate.listener import first
+from guestgate.platform import accounts
+from guestgate.platform.secret_keys import SecretKeys
 from guestgate.settings import Settings
 from guestgate.stand_in.copy import StandInCopy
 from guestgate.stand_in.process import follower_process
@@ -93,6 +95,7 @@ class _Server:
             await asyncio.gather(*starting)
             caring.append(asyncio.create_task(_keep_warning(door)))
             caring.append(asyncio.create_task(_keep_partitions(self._database)))
+            caring.append(asyncio.create_task(_warn_of_accounts(self._settings, self._database)))
             log.info("serving", address=str(address), path=self._settings.checkin_path)
             while not self._ended.is_set():
                 await first(self._ended.wait(), reload.wait(), door.ended())
@@ -125,6 +128,21 @@ async def _keep_warning(door: Door | Workers) -> None:
     while True:
         door.warn_of_ends()
         await asyncio.sleep(WARN_EVERY_S)
+
+
+async def _warn_of_accounts(settings: Settings, database: Database) -> None:
+    """Once: say which Open API keys cannot be used. Doors open all the same."""
+
+    def problems() -> list[str]:
+        secret_keys = SecretKeys.of(settings)
+        with database.read() as connection:
+            return accounts.problems(connection, secret_keys)
+
+    try:
+        for problem in await asyncio.to_thread(problems):
+            log.warning("the platform's Open API cannot be called", why=problem)
+    except Exception as error:
+        log.warning("the keys of the platform's Open API could not be looked at", error=str(error))
 
 
 async def _keep_partitions(database: Database) -> None:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from guestgate import sqlite, toml_lines
@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     behind_proxy: bool = Field(False, description="plain HTTP for a proxy on this machine")
     log_level: Literal["debug", "info", "warning"] = Field("info", description="debug tells every answer")
     workers: int = Field(1, ge=1, description="door processes (PostgreSQL only)")
+    secret_key: SecretStr | None = Field(None, description="seals Open API keys; rather in the environment")
+    secret_key_file: Path = Field(Path("guestgate.secret"), description="where it stands otherwise")
 
     @property
     def stands_in(self) -> bool:
@@ -136,7 +138,7 @@ def _anchored(settings: Settings, folder: Path, options: dict[str, Any]) -> Sett
     changes: dict[str, Any] = {}
     if not is_postgres(settings.database):
         changes["database"] = sqlite.anchored(settings.database, Path.cwd() if "database" in options else folder)
-    for name in ("tls_cert", "tls_key", "stand_in_file"):
+    for name in ("tls_cert", "tls_key", "stand_in_file", "secret_key_file"):
         value: Path | None = getattr(settings, name)
         if value is not None:
             changes[name] = (Path.cwd() if name in options else folder) / value

@@ -53,6 +53,11 @@ database = "sqlite:///guestgate.db"
 # What is logged: "debug" (every answer, by decision id), "info" or "warning".
 # log_level = "info"
 
+# What seals the keys of the platform's Open API in the database: the file that guestgate secret new makes, or a key
+# in the environment (GUESTGATE_SECRET_KEY).
+# secret_key = "…"
+# secret_key_file = "guestgate.secret"
+
 # Only with PostgreSQL: how many processes answer on this machine.
 # workers = 1
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import available_timezones
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from guestgate import changes, clock, schema
 from guestgate.changes import Change
@@ -31,8 +31,7 @@ def add(
     """Add a studio. Raises ConflictError where one of this id exists."""
     check_id(studio_id, "a studio's id")
     _check(name, timezone, tags)
-    if _row(connection, studio_id) is not None:
-        raise ConflictError(f"studio {studio_id} exists already; change it with guestgate studio set")
+    require_none(connection, studio_id)
     connection.execute(
         insert(_studios).values(
             id=studio_id,
@@ -111,6 +110,12 @@ def require(connection: Connection, studio_id: str) -> Any:
     return row
 
 
+def require_none(connection: Connection, studio_id: str) -> None:
+    """Raise ConflictError where there is a studio of this id."""
+    if _row(connection, studio_id) is not None:
+        raise ConflictError(f"studio {studio_id} exists already; change it with guestgate studio set")
+
+
 def _row(connection: Connection, studio_id: str) -> Any:
     return connection.execute(select(_studios).where(_studios.c.id == studio_id)).one_or_none()
 
@@ -137,11 +142,18 @@ def _encodable(value: str) -> bool:
 
 
 def add_key(
-    connection: Connection, studio_id: str, token: str, kind: KeyKind, expires_at: datetime | None = None
+    connection: Connection,
+    studio_id: str,
+    token: str,
+    kind: KeyKind,
+    expires_at: datetime | None = None,
+    *,
+    url: str | None = None,
 ) -> str:
     """Give a studio a token; returns its fingerprint. The token itself is not stored.
 
-    Given again it is renewed. Raises ConflictError where another studio holds it.
+    Given again it is renewed. `url` is for the audit trail: where the token is sent, if it is we who send it
+    (`guestgate.platform.accounts`). Raises ConflictError where another studio holds it.
     """
     require(connection, studio_id)
     if not _TOKEN.fullmatch(token):
@@ -167,6 +179,7 @@ def add_key(
     else:
         connection.execute(update(_keys).where(_keys.c.sha256 == sha256, _keys.c.kind == kind.value).values(values))
     after = {"studio": studio_id, "kind": kind.value, "expires_at": clock.iso(expires_at) if expires_at else None}
+    after |= {} if url is None else {"url": url}
     changes.record(connection, [Change("key.added", fingerprint(sha256), None, after)])
     changed(connection)
     return fingerprint(sha256)
@@ -181,6 +194,7 @@ def revoke_key(connection: Connection, fingerprint_: str) -> int:
         .where(_keys.c.sha256 == sha256, _keys.c.revoked_at_ms.is_(None))
         .values(revoked_at_ms=clock.now_ms())
     )
+    connection.execute(delete(schema.accounts).where(schema.accounts.c.key_sha256 == sha256))
     before = {"studio": rows[0].studio_id, "kinds": sorted(row.kind for row in rows)}
     changes.record(connection, [Change("key.revoked", fingerprint(sha256), before)])
     changed(connection)

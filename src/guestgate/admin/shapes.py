@@ -170,15 +170,17 @@ class Studio(BaseModel):
 
 
 class KeyBody(Body):
-    """One more key of a studio: the token that the platform sends."""
+    """One more key of a studio: the token that the platform sends; or, of kind ``openapi``, that we send to it."""
 
     key: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,512}$")]
     kind: KeyKind = KeyKind.CHECKIN
     expires_at: Moment | None = None
+    tenant: str | None = Field(None, description="of an Open API key", max_length=63)
+    url: str | None = Field(None, description="instead of a tenant: the Open API's whole address", max_length=1000)
 
 
 class Key(BaseModel):
-    """A key, by fingerprint; the token itself is not stored."""
+    """A key, by fingerprint; the token itself is not shown."""
 
     fingerprint: str
     studio: str

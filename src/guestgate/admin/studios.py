@@ -12,6 +12,10 @@ from guestgate.admin.access import router
 from guestgate.admin.context import In
 from guestgate.admin.instants import aware
 from guestgate.admin.paging import After, Size, page
+from guestgate.directory import KeyKind
+from guestgate.platform import accounts
+from guestgate.platform.accounts import Account
+from guestgate.platform.secret_keys import SecretKeys
 from guestgate.tokens import Role
 
 reading, writing = router(Role.VIEWER), router(Role.ADMIN)
@@ -63,10 +67,18 @@ def key_list(office: In, studio_id: Id) -> dict[str, Any]:
     "/studios/{studio_id:path}/keys", response_model=shapes.Key, status_code=201, summary="Give a studio a key"
 )
 def key_add(office: In, studio_id: Id, body: shapes.KeyBody) -> dict[str, Any]:
-    """The others stay in force, so that a change of key loses no check-in."""
+    """The others stay in force, so that a change of key loses no check-in.
+
+    One of kind ``openapi`` needs its ``tenant`` or ``url``, is kept sealed, and takes the place of the last one.
+    """
     expires_at = None if body.expires_at is None else aware(body.expires_at, "expires_at")
     with office.write() as connection:
-        fingerprint = studios.add_key(connection, studio_id, body.key, body.kind, expires_at)
+        if body.kind is KeyKind.OPENAPI:
+            account = Account(studio_id, accounts.base_url(body.tenant, body.url), body.key)
+            secret_keys = SecretKeys.of(office.context.settings)
+            fingerprint = accounts.put(connection, secret_keys, account, expires_at)
+        else:
+            fingerprint = studios.add_key(connection, studio_id, body.key, body.kind, expires_at)
         return next(
             key
             for key in studios.key_list(connection, studio_id)

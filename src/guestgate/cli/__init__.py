@@ -24,6 +24,7 @@ FILES = {
     "serve": "serving",
     "studio": "studios",
     "key": "keys",
+    "secret": "secrets",
     "plan": "plans",
     "member": "members",
     "explain": "rules",

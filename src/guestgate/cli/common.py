@@ -32,6 +32,13 @@ ConfigFile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: one object, or for lists one a line.")]
 StudioId = Annotated[str, typer.Option("--studio", metavar="ID", help="The studio.")]
 KeyStdin = Annotated[bool, typer.Option("--key-stdin", help="Read the key from standard input.")]
+Tenant = Annotated[
+    str | None, typer.Option("--tenant", metavar="T", help="The Open API's tenant, from the activation email.")
+]
+OpenApiUrl = Annotated[
+    str | None, typer.Option("--url", metavar="URL", help="Instead of a tenant: the Open API's whole address.")
+]
+Ca = Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="A certificate to trust besides the system's.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many, the latest.")]
 
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from sqlalchemy import Connection
 
-from guestgate import studios
-from guestgate.cli.common import AsJson, ConfigFile, KeyStdin, open_database, read_key, say, show, show_list, who
+from guestgate import settings, studios
+from guestgate.cli.common import (
+    AsJson,
+    Ca,
+    ConfigFile,
+    KeyStdin,
+    OpenApiUrl,
+    Tenant,
+    open_database,
+    read_key,
+    say,
+    show,
+    show_list,
+    who,
+)
 from guestgate.directory import KeyKind
 from guestgate.errors import UsageError
 from guestgate.instants import parse_instant
 
-app = typer.Typer(help="Keys: the tokens studios are known by. Stored as hashes only.", no_args_is_help=True)
+app = typer.Typer(
+    help="Keys: the tokens studios are known by, kept as hashes; and those of the Open API, kept sealed.",
+    no_args_is_help=True,
+)
 
 
 def add_key(connection: Connection, studio_id: str, token: str, kind: KeyKind, expires_at: datetime | None) -> str:
@@ -41,23 +59,66 @@ def add(
     expires: Annotated[
         str | None, typer.Option("--expires", metavar="ISO", help="When it ends, with offset from UTC.")
     ] = None,
+    tenant: Tenant = None,
+    url: OpenApiUrl = None,
+    ca: Ca = None,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Do not ask the platform whether an Open API key is valid.")
+    ] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Give a studio one more key; the old ones stay, so that a change of key loses no check-in.
 
+    A key of kind openapi is the other way round: we send it to the platform, so it is kept sealed (see guestgate
+    secret). It needs its tenant, is tried before it is kept, and takes the place of the studio's last one.
+
     [dim]printf '%s' "$NEW_KEY" | guestgate key add berlin-1 --key-stdin[/dim]
+    [dim]printf '%s' "$OPENAPI_KEY" | guestgate key add berlin-1 --kind openapi --tenant fitwerk --key-stdin[/dim]
     """
     if not key_stdin:
         raise UsageError("keys come from standard input only: add --key-stdin")
+    if kind is not KeyKind.OPENAPI and (tenant is not None or url is not None or unchecked):
+        raise UsageError("--tenant, --url and --unchecked are for keys of --kind openapi")
     expires_at = parse_instant(expires, "--expires") if expires is not None else None
     token = read_key()
-    with open_database(config).write(who()) as connection:
-        fingerprint = add_key(connection, studio, token, kind, expires_at)
+    if kind is KeyKind.OPENAPI:
+        fingerprint = _add_account(config, studio, token, tenant, url, expires_at, ca, unchecked)
+    else:
+        with open_database(config).write(who()) as connection:
+            fingerprint = add_key(connection, studio, token, kind, expires_at)
     if as_json:
         show({"fingerprint": fingerprint, "studio": studio, "kind": kind.value}, as_json)
     else:
         say(f"key {fingerprint} added to studio {studio}; servers follow within 2 seconds")
+
+
+def _add_account(
+    config: Path | None,
+    studio_id: str,
+    token: str,
+    tenant: str | None,
+    url: str | None,
+    expires_at: datetime | None,
+    ca: Path | None,
+    unchecked: bool,
+) -> str:
+    from guestgate.cli import calling
+    from guestgate.platform import accounts
+    from guestgate.platform.secret_keys import SecretKeys
+
+    account = calling.account_of(studio_id, token, tenant, url)
+    secret_keys = SecretKeys.of(settings.load(config))
+    secret_keys.require()
+    database = open_database(config)
+    with database.read() as connection:
+        timezone = studios.require(connection, studio_id).timezone
+    if not unchecked:
+        found = calling.information(account, ca)
+        calling.warn_of_difference(studio_id, timezone, found)
+        account = replace(account, platform_studio_id=found.studio_id)
+    with database.write(who()) as connection:
+        return accounts.put(connection, secret_keys, account, expires_at)
 
 
 @app.command("list")

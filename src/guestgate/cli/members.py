@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from itertools import islice
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from guestgate import enrolment, members
 from guestgate.cli.common import (
     AsJson,
+    Ca,
     ConfigFile,
     Limit,
+    StudioId,
     open_database,
     progress_bar,
     report_bad_rows,
@@ -23,12 +27,15 @@ from guestgate.cli.common import (
     who,
 )
 from guestgate.database import Database
-from guestgate.errors import OperationError, UsageError
+from guestgate.errors import OperationError, PlatformError, UsageError
 from guestgate.forget import forget
 from guestgate.instants import parse_span
 from guestgate.members import MemberRow, Upsert, parse_customer, parse_row
 from guestgate.model import Status
-from guestgate.rows import BadRow, BadRowError, Report, RowFile, SpooledRows, parsed
+from guestgate.rows import BadRow, BadRowError, BadRows, Report, RowFile, SpooledRows, parsed
+
+if TYPE_CHECKING:
+    from guestgate.platform.client import OpenApiClient
 
 app = typer.Typer(help="Members: who may stand at the door.", no_args_is_help=True)
 
@@ -48,6 +55,14 @@ def register(main: typer.Typer) -> None:
 def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="CSV with a header, or NDJSON; - for standard input.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
+    create_customers: Annotated[
+        bool,
+        typer.Option("--create-customers", help="Then have the platform create customers for them; with --studio."),
+    ] = False,
+    studio: Annotated[
+        str | None, typer.Option("--studio", metavar="ID", help="Whose Open API key is used, and whose chain it is.")
+    ] = None,
+    ca: Ca = None,
     from_line: Annotated[
         int, typer.Option("--from-line", metavar="N", min=1, help="Go on with this line of the file.")
     ] = 1,
@@ -61,12 +76,20 @@ def import_(
     cell clears it. Doors stay open meanwhile. Importing again changes nothing, and after Ctrl-C --from-line
     goes on where it stopped.
 
+    With --create-customers, members of the file who may come in at the studio, and of whom no customer is known at
+    its gym chain, get one there, and are linked to it. Whatever stops it: run it again, nobody is created twice.
+
     [dim]guestgate member import members.csv --dry-run[/dim]
+    [dim]guestgate member import members.csv --create-customers --studio berlin-1[/dim]
     """
+    if create_customers != (studio is not None) or (create_customers and (dry_run or file == "-")):
+        raise UsageError("--create-customers: goes with --studio, a FILE that can be read twice, and no --dry-run")
     database = open_database(config)
-    source = RowFile(file, members.FIELDS, ("member_id",))
     stored_to = from_line - 1
-    with source, SpooledRows() as bad:
+    with ExitStack() as stack:
+        client = None if studio is None else stack.enter_context(_calls_for(config, database, studio, ca))
+        source = stack.enter_context(RowFile(file, members.FIELDS, ("member_id",)))
+        bad = stack.enter_context(SpooledRows())
         upsert = Upsert(dry_run=dry_run, bad=bad)
         rows = parsed((row for row in source if row.line >= from_line), parse_row)
         try:
@@ -78,7 +101,39 @@ def import_(
             raise OperationError(
                 f"stopped; the rows up to line {stored_to} are stored: go on with --from-line {stored_to + 1}"
             ) from None
-        finish(file, upsert.report, as_json, "would be " if dry_run else "")
+        customers = None if client is None else _create_customers(database, client, file, from_line, bad)
+        finish(file, upsert.report, as_json, "would be " if dry_run else "", customers)
+
+
+def _calls_for(
+    config: Path | None, database: Database, studio: str, ca: Path | None
+) -> AbstractContextManager[OpenApiClient]:
+    from guestgate.cli import calling  # an HTTP client takes its time to import
+
+    return calling.calls_for(config, database, studio, ca)
+
+
+def _create_customers(
+    database: Database, client: OpenApiClient, file: str, from_line: int, bad: BadRows
+) -> dict[str, int]:
+    """Go through the file once more; what is wrong with a row is added to the bad ones."""
+    from guestgate.platform.customers import CustomerMaker
+
+    maker = CustomerMaker(database, client, who(), bad)
+    try:
+        with (
+            RowFile(file, members.FIELDS, ("member_id",)) as source,
+            progress_bar("creating customers", source.size) as progress,
+        ):
+            for _ in maker.all(parsed((row for row in source if row.line >= from_line), parse_row)):
+                progress(source.done)
+    except (KeyboardInterrupt, PlatformError) as error:
+        report_bad_rows(file, bad)
+        why = "" if isinstance(error, KeyboardInterrupt) else f": {error}"
+        done = f"the members are stored, and {maker.report.created} customers created; run it again to go on"
+        raise OperationError(f"stopped{why}; {done}") from None
+    report = maker.report
+    return {"created": report.created, "had_one": report.had_one, "passed_over": report.passed_over}
 
 
 def _dry_run(database: Database, rows: Iterator[MemberRow | BadRow], upsert: Upsert) -> Iterator[int]:
@@ -88,8 +143,10 @@ def _dry_run(database: Database, rows: Iterator[MemberRow | BadRow], upsert: Ups
             yield len(chunk)
 
 
-def finish(file: str, report: Report, as_json: bool, would_be: str = "") -> None:
-    """Say what became of the rows; exit status 1 where some were bad."""
+def finish(
+    file: str, report: Report, as_json: bool, would_be: str = "", customers: Mapping[str, int] | None = None
+) -> None:
+    """Say what became of the rows, and of their customers; exit status 1 where some were bad."""
     report_bad_rows(file, report.bad)
     if as_json:
         show(
@@ -98,6 +155,7 @@ def finish(file: str, report: Report, as_json: bool, would_be: str = "") -> None
                 "updated": report.updated,
                 "unchanged": report.unchanged,
                 "bad": [{"line": line, "error": why} for line, why in report.bad],
+                **({} if customers is None else {"customers": customers}),
             },
             as_json,
         )
@@ -106,6 +164,11 @@ def finish(file: str, report: Report, as_json: bool, would_be: str = "") -> None
             f"{report.added} {would_be}added, {report.updated} {would_be}updated, "
             f"{report.unchanged} unchanged, {len(report.bad)} bad"
         )
+        if customers is not None:
+            say(
+                f"customers: {customers['created']} created, {customers['had_one']} were there, "
+                f"{customers['passed_over']} members passed over, who may not come in there"
+            )
     if report.bad:
         raise typer.Exit(1)
 
@@ -210,6 +273,27 @@ def code(
         show(enrolment.code_dict(issued), as_json)
     else:
         say(issued.code)
+
+@app.command("create-customer")
+def create_customer(
+    member_id: Id, studio: StudioId, ca: Ca = None, config: ConfigFile = None, as_json: AsJson = False
+) -> None:
+    """Have the platform create the member's customer at a studio's gym chain, and link it.
+
+    Name, address and what else is known of the member is sent there. One who has a customer there keeps it.
+
+    [dim]guestgate member create-customer m-1042 --studio berlin-1[/dim]
+    """
+    from guestgate.platform.customers import CustomerMaker
+
+    database = open_database(config)
+    with _calls_for(config, database, studio, ca) as client:
+        customer_id, created = CustomerMaker(database, client, who()).one(member_id)
+    if as_json:
+        show({"member_id": member_id, "customer_id": customer_id, "created": created}, as_json)
+    else:
+        state = "is now" if created else "was already"
+        say(f"member {member_id} {state} customer {customer_id} at the chain of {studio}")
 
 
 @app.command("forget")

@@ -27,7 +27,7 @@ from guestgate.cli.common import (
 )
 from guestgate.errors import UsageError
 from guestgate.sandbox import export as town_files
-from guestgate.sandbox import journal, server
+from guestgate.sandbox import journal, open_api, server
 from guestgate.sandbox.arrivals import DAY_S, FAULTS, MORNING_H, Load
 from guestgate.sandbox.auditor import Audit
 from guestgate.sandbox.calls import Log
@@ -200,6 +200,10 @@ def serve(
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of those people, and of what goes wrong.")] = 1,
     faults: Faults = None,
+    open_api_faults: Annotated[
+        bool,
+        typer.Option("--open-api-faults", help="The Open API is at times busy, overloaded, slow or broken."),
+    ] = False,
     log: LogFile = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -218,7 +222,8 @@ def serve(
     with journal.Journal(log) as written:
         platform = Platform(town_of(town), endpoints, written, seed=seed, faulty_webhooks="webhooks" in chosen)
         written.run(platform.town)
-        asyncio.run(server.serve(platform, port, load, lambda: _announce(platform, port, as_json)))
+        troubles = open_api.troubles(seed) if open_api_faults else None
+        asyncio.run(server.serve(platform, port, load, lambda: _announce(platform, port, as_json), troubles))
 
 
 def _announce(platform: Platform, port: int, as_json: bool) -> None:

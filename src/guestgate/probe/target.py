@@ -14,7 +14,7 @@ import httpx
 from guestgate.contract import MAX_AGGREGATOR_ID_CHARS, MAX_CUSTOMER_ID
 from guestgate.errors import UsageError
 from guestgate.registration import check_url
-from guestgate.sandbox.door import trust
+from guestgate.trust import trust
 
 _CUSTOMER = re.compile(r"[0-9]{1,19}")
 

@@ -26,8 +26,8 @@ from guestgate.probe.handshakes import (
 )
 from guestgate.probe.report import Finding, Verdict, consequence
 from guestgate.probe.target import Target
-from guestgate.sandbox.door import trust
 from guestgate.texts import printable
+from guestgate.trust import trust
 
 PATIENCE_S = 3.0
 FEW_DAYS = 14

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Self
 from guestgate.errors import UsageError
 from guestgate.registration import check_url
 from guestgate.sandbox.line import Address, Line, Lines, Reply
+from guestgate.trust import trust
 
 CANCEL_AFTER_S = 0.75
 CONTENT_TYPE = "application/json; charset=utf-8"
@@ -143,18 +144,6 @@ class Door:
             return await line.call("POST", self._address.target, self._headers, body)
         finally:
             self._lines.give_back(line)
-
-
-def trust(ca: Path | None) -> ssl.SSLContext:
-    """The system's certificate authorities and, where given, one more. Raises UsageError for a bad file."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca is not None:
-        try:
-            context.load_verify_locations(ca)
-        except (OSError, ssl.SSLError) as error:
-            raise UsageError(f"--ca: {ca}: {error}") from None
-    return context
 
 
 def _cause(error: OSError) -> str:

@@ -8,7 +8,7 @@ import json
 import shlex
 from pathlib import Path
 
-from guestgate.directory import KeyKind
+from guestgate.directory import INBOUND, KeyKind
 from guestgate.errors import UsageError
 from guestgate.sandbox.town import Studio, Town, TownSpec
 
@@ -69,8 +69,8 @@ def members_csv(town: Town) -> str:
 
 
 def kept_keys(studio: Studio) -> dict[KeyKind, str]:
-    """The keys of a studio that guestgate can be given, by kind."""
-    return {kind: studio.keys[kind.value] for kind in KeyKind}
+    """The keys of a studio that the platform sends, by kind."""
+    return {kind: studio.keys[kind.value] for kind in INBOUND}
 
 
 def setup_script(town: Town) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from datetime import date, timedelta
+from enum import StrEnum
+from itertools import repeat
 from typing import Any
 
 from starlette.requests import Request
@@ -27,9 +31,30 @@ OPTIONAL = (
     *("dateOfBirth", "email", "gender", "street", "houseNumber", "zipCode", "city", "country"),
     *("phonePrivate", "phonePrivateMobile", "phoneBusiness", "phoneBusinessMobile"),
 )
+# With troubles, so often, and what they are; a slow answer comes after so many seconds.
+TROUBLED, SLOW_S = 0.2, 1.0
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
-Handler = Callable[[Request, Studio], Awaitable[Response]]
+Handler = Callable[[Request, Studio], Coroutine[Any, Any, Response]]
+
+
+class Trouble(StrEnum):
+    """What may go wrong with a call of the Open API, whatever was asked."""
+
+    BUSY = "busy"  # 429
+    OVERLOADED = "overloaded"  # 503, to be asked again after a second
+    SLOW = "slow"
+    BROKEN = "broken"  # done, but the connection breaks in the middle of the answer
+
+
+def troubles(seed: int) -> Iterator[Trouble | None]:
+    """What goes wrong with one call after the other: None for most, and never the same twice in a row."""
+    dice = random.Random(seed)
+    last = None
+    while True:
+        trouble = dice.choice(list(Trouble)) if dice.random() < TROUBLED else None
+        last = trouble if trouble is not last else None
+        yield last
 
 
 class ApiError(Exception):
@@ -40,11 +65,11 @@ class ApiError(Exception):
         super().__init__(message)
         self.status, self.code = status, code
 
-    def response(self) -> Response:
+    def response(self, headers: dict[str, str] | None = None) -> Response:
         """Its body has three fields, whatever went wrong."""
         trace = secrets.token_hex(8)
         content = {"errorMessage": str(self), "errorCode": self.code, "traceId": trace}
-        return JSONResponse(content, self.status)
+        return JSONResponse(content, self.status, headers)
 
 
 class RateLimit:
@@ -73,10 +98,13 @@ class RateLimit:
 class OpenApi:
     """Answers for every studio of the town."""
 
-    def __init__(self, platform: Platform, limit: RateLimit | None = None) -> None:
-        """`limit` counts for each studio's key and endpoint."""
+    def __init__(
+        self, platform: Platform, limit: RateLimit | None = None, troubles: Iterator[Trouble | None] | None = None
+    ) -> None:
+        """`limit` counts for each studio's key and endpoint; `troubles` says what goes wrong with the next call."""
         self._platform = platform
         self._limit = limit or RateLimit()
+        self._troubles = troubles or repeat(None)
         self._studios = {(studio.tenant, studio.keys["openapi"]): studio for studio in platform.town.studios}
 
     def routes(self) -> list[Route]:
@@ -105,11 +133,24 @@ class OpenApi:
                     raise ApiError(405, "METHOD_NOT_ALLOWED", f"use {method}")
                 if not self._limit.take((studio.id, path)):
                     raise ApiError(429, "TOO_MANY_REQUESTS", f"more than {MAX_A_MINUTE} requests a minute")
-                return await handler(request, studio)
+                return await self._troubled(next(self._troubles), handler(request, studio))
             except ApiError as error:
                 return error.response()
 
         return answer
+
+    async def _troubled(self, trouble: Trouble | None, answering: Coroutine[Any, Any, Response]) -> Response:
+        """The answer, or what becomes of it."""
+        if trouble in (Trouble.BUSY, Trouble.OVERLOADED):
+            answering.close()
+            if trouble is Trouble.BUSY:
+                return ApiError(429, "TOO_MANY_REQUESTS", "this is a rehearsal of a busy platform").response()
+            error = ApiError(503, "UNAVAILABLE", "this is a rehearsal of an overloaded platform")
+            return error.response({"Retry-After": "1"})
+        if trouble is Trouble.SLOW:
+            await asyncio.sleep(SLOW_S)
+        answer = await answering
+        return _Broken(answer) if trouble is Trouble.BROKEN else answer
 
     def _studio(self, request: Request) -> Studio:
         studio = self._studios.get((request.path_params["tenant"], request.headers.get("x-api-key", "")))
@@ -160,6 +201,16 @@ class OpenApi:
                 "address": {"street": "Sandbox Street", "houseNumber": "1", "city": studio.name.split()[0]},
             }
         )
+
+
+class _Broken(Response):
+    """An answer that says how long it is, and ends before that."""
+
+    def __init__(self, whole: Response) -> None:
+        """Half of it."""
+        super().__init__(bytes(whole.body[: len(whole.body) // 2]), whole.status_code)
+        self.headers["content-length"] = str(len(whole.body) + 1)
+        self.headers["connection"] = "close"
 
 
 def _checkin(checkin: Checkin) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from guestgate import clock
 from guestgate.errors import OperationError
 from guestgate.sandbox.arrivals import PlannedTap
 from guestgate.sandbox.courier import ANSWER_WITHIN_S, Courier, Event
-from guestgate.sandbox.door import Answer, Desk, Door, Tap, trust
+from guestgate.sandbox.door import Answer, Desk, Door, Tap
 from guestgate.sandbox.journal import Journal
 from guestgate.sandbox.town import Studio, Town
+from guestgate.trust import trust
 
 MAX_CUSTOMERS = 100_000
 MAX_CHECKINS = 50_000

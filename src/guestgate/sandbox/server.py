@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from granian.constants import HTTPModes, Interfaces
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from guestgate.errors import OperationError
 from guestgate.sandbox.arrivals import Load
-from guestgate.sandbox.open_api import OpenApi
+from guestgate.sandbox.open_api import OpenApi, Trouble
 from guestgate.sandbox.page import HEADERS, Page
 from guestgate.sandbox.platform import Platform
 from guestgate.sandbox.traffic import days
@@ -48,15 +48,22 @@ class Headers:
         await self._app(scope, receive, with_headers)
 
 
-def application(platform: Platform) -> Starlette:
-    """The page and the Open API."""
+def application(platform: Platform, troubles: Iterator[Trouble | None] | None = None) -> Starlette:
+    """The page and the Open API; `troubles` says what goes wrong with its next call."""
     middleware = [Middleware(Headers), Middleware(TrustedHostMiddleware, allowed_hosts=NAMES)]
-    app = Starlette(routes=[*Page(platform).routes(), *OpenApi(platform).routes()], middleware=middleware)
+    routes = [*Page(platform).routes(), *OpenApi(platform, troubles=troubles).routes()]
+    app = Starlette(routes=routes, middleware=middleware)
     app.router.redirect_slashes = False
     return app
 
 
-async def serve(platform: Platform, port: int, load: Load | None, ready: Callable[[], object]) -> None:
+async def serve(
+    platform: Platform,
+    port: int,
+    load: Load | None,
+    ready: Callable[[], object],
+    troubles: Iterator[Trouble | None] | None = None,
+) -> None:
     """Until SIGTERM or SIGINT; with a load, people come by themselves, one day after the other."""
     ended = asyncio.Event()
     for ending in (signal.SIGTERM, signal.SIGINT):
@@ -67,7 +74,7 @@ async def serve(platform: Platform, port: int, load: Load | None, ready: Callabl
         raise OperationError(f"cannot serve on {LOOPBACK}, port {port}: {error.strerror}") from None
     logging.getLogger("_granian").setLevel(logging.ERROR)
     granian = Granian(
-        application(platform),
+        application(platform, troubles),
         address=LOOPBACK,
         port=port,
         interface=Interfaces.ASGI,
