@@ -166,6 +166,8 @@ def test_the_pseudonym_stands_everywhere(desk: Terminal) -> None:
         "member.changed",
         "customer.linked",
         "customer.linked",
+        "code.issued",
+        "code.issued",
         "member.forgotten",
     ]
     assert json.loads(trail[0].after) == {"plan": "once", "status": "active"}
