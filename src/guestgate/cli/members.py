@@ -274,6 +274,7 @@ def code(
     else:
         say(issued.code)
 
+
 @app.command("create-customer")
 def create_customer(
     member_id: Id, studio: StudioId, ca: Ca = None, config: ConfigFile = None, as_json: AsJson = False
