@@ -23,6 +23,11 @@ class Answers:
         """Milliseconds within which this share of the answers came."""
         return sorted(self.ms)[min(len(self.ms) - 1, int(share * len(self.ms)))]
 
+    def add(self, other: Answers) -> None:
+        """Take another round's along."""
+        self.ms += other.ms
+        self.failed += other.failed
+
     def __str__(self) -> str:
         """The figures that count."""
         late = sum(ms > 750 for ms in self.ms)

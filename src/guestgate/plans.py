@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
@@ -93,10 +95,34 @@ def require(connection: Connection, plan_id: str) -> Plan:
     return plans[plan_id]
 
 
-def plan_list(connection: Connection) -> list[dict[str, Any]]:
-    """The plans in force as users see them, by id."""
+class Headcount:
+    """How many members each plan has, by id; counted again where anything was changed since. Any thread may ask."""
+
+    def __init__(self) -> None:
+        """Nothing has been counted."""
+        self._counts: Mapping[str, int] = {}
+        self._counted_at: int | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, connection: Connection) -> Mapping[str, int]:
+        """As of this transaction: whatever changes members leaves a trail in the same one."""
+        last_change = connection.execute(select(func.max(schema.changes.c.seq))).scalar() or 0
+        with self._lock:
+            if self._counted_at != last_change:
+                self._counts, self._counted_at = _headcount(connection), last_change
+            return self._counts
+
+
+def _headcount(connection: Connection) -> Mapping[str, int]:
     per_plan = connection.execute(select(_members.c.plan_id, func.count()).group_by(_members.c.plan_id))
-    counts = {row[0]: row[1] for row in per_plan}
+    return {row[0]: row[1] for row in per_plan}
+
+
+def plan_list(
+    connection: Connection, headcount: Callable[[Connection], Mapping[str, int]] = _headcount
+) -> list[dict[str, Any]]:
+    """The plans in force as users see them, by id."""
+    counts = headcount(connection)
     rows = connection.execute(
         select(_versions.c.plan_id, _versions.c.version, _versions.c.document)
         .join(_plans, (_plans.c.id == _versions.c.plan_id) & (_plans.c.version == _versions.c.version))

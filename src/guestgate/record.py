@@ -35,6 +35,9 @@ BEYOND, TOGETHER = 2**62, 1000
 # An answer is recorded with the next batch, or a quarter of a second later. If it takes longer than this,
 # the ledger cannot write or the server was stopped, and nobody knows how the answer left.
 ANSWER_PATIENCE = timedelta(seconds=2)
+# Whose ids are gone through by their index where a list begins; further back it finds enough without.
+LATEST_DAYS = timedelta(days=8)
+BY_CHECKIN = (Source.CHECKIN.value, Source.STAND_IN.value)
 
 
 class Order(StrEnum):
@@ -86,16 +89,24 @@ def _one_by_one(query: Select[Any]) -> FromClause:
 
 def decisions(connection: Connection, chosen: Filter) -> Iterator[tuple[int, dict[str, Any]]]:
     """Decisions in the order they were recorded, each with its ``seq``; of a limit, the latest."""
-    source: FromClause = schema.decisions if chosen.member is None else _of_member(connection, chosen.member)
+    source: FromClause = schema.decisions if chosen.member is None else _of_member(connection, chosen)
     d, query = source.c, _with_answers(connection, source)
     if chosen.studio is not None:
         query = query.where(d.studio_id == chosen.studio)
     if chosen.since is not None:
         query = query.where(d.received_at_ms >= clock.to_ms(chosen.since))
-        if chosen.member is None and connection.dialect.name != "sqlite":  # only the months that it may be in
-            query = query.where(d.id >= partitions.first_id(chosen.since))
+        if chosen.member is None:
+            query = query.where(*_where_to_look(connection, chosen.since))
     for row in rows(connection, query, d.seq, chosen):
         yield row.seq, decision_dict(row)
+
+
+def _where_to_look(connection: Connection, since: datetime) -> Sequence[ColumnElement[bool]]:
+    """Bounds that leave nothing out, whatever a clock once said: months, or a place among the latest days' rows."""
+    first = partitions.first_id(since)
+    if connection.dialect.name != "sqlite":
+        return [_d.id >= first]
+    return [_d.seq >= _lowest_seq(first, BEYOND)] if clock.now() - since <= LATEST_DAYS else []
 
 
 def received(connection: Connection, since: datetime, until: datetime | None = None) -> Sequence[ColumnElement[bool]]:
@@ -112,21 +123,39 @@ def received(connection: Connection, since: datetime, until: datetime | None = N
     return [_d.seq >= _lowest_seq(first), *after]
 
 
-def _lowest_seq(first_id: str) -> ScalarSelect[int]:
-    """Of the decisions from an id on. Those that were received together may be recorded in another order."""
-    together = select(_d.seq).where(_d.id >= first_id).order_by(_d.id).limit(TOGETHER).subquery()
+def _lowest_seq(first_id: str, among: int = TOGETHER) -> ScalarSelect[int]:
+    """Of so many decisions from an id on. Those that were received together may be recorded in another order."""
+    together = select(_d.seq).where(_d.id >= first_id).order_by(_d.id).limit(among).subquery()
     return select(func.min(together.c.seq)).scalar_subquery()
 
 
-def _of_member(connection: Connection, member: str) -> FromClause:
-    """A member's decisions, all together: they are few. Those that made a visit are found through it."""
-    made = select(_v.id).where(_v.member_id == member)
-    others = select(_d.id).where(schema.made_no_visit, _d.member_id == member)
-    ids = union_all(made, others).subquery()
+def _of_member(connection: Connection, chosen: Filter) -> FromClause:
+    """A member's decisions that a list is chosen from. Those that made a visit are found through it.
+
+    They are few, but whoever comes every day has hundreds, and each of them lies elsewhere. So a list of some is
+    chosen by what indexes and visits know: the visit has its decision's instant and studio, and comes in its place.
+    """
+    made = select(_v.id, _v.seq).where(_v.member_id == chosen.member, _v.source.in_(BY_CHECKIN))
+    others = select(_d.id, _d.seq).where(schema.made_no_visit, _d.member_id == chosen.member)
+    if chosen.studio is not None:
+        made, others = made.where(_v.studio_id == chosen.studio), others.where(_d.studio_id == chosen.studio)
+    if chosen.since is not None:
+        since_ms = clock.to_ms(chosen.since)
+        made, others = made.where(_v.at_ms >= since_ms), others.where(_d.received_at_ms >= since_ms)
+    if chosen.limit is not None and not chosen.after and chosen.upto is None:
+        made, others = (_at_one_end(query, chosen) for query in (made, others))
+    parts = made.subquery(), others.subquery()
+    ids = union_all(*(select(part.c.id) for part in parts)).subquery()
     if connection.dialect.name == "sqlite":
         return select(schema.decisions).where(_d.id.in_(select(ids.c.id))).subquery()
     found = _one_by_one(select(schema.decisions).where(_d.id == ids.c.id))
     return select(*found.c).select_from(ids.join(found, true())).subquery()
+
+
+def _at_one_end(query: Select[Any], chosen: Filter) -> Select[Any]:
+    """As many as a list may have, from the end where it begins."""
+    seq = query.selected_columns.seq
+    return query.order_by(seq if chosen.order is Order.ASCENDING else seq.desc()).limit(chosen.limit)
 
 
 def decision(connection: Connection, decision_id: str) -> dict[str, Any]:
@@ -198,7 +227,7 @@ def visit(connection: Connection, visit_id: str, *, payable_requires: str) -> di
 
 def visit_dict(row: Any, payable: bool) -> dict[str, Any]:
     """A row of `guestgate.schema.visits` as users see it."""
-    made_by_checkin = row.source in (Source.CHECKIN.value, Source.STAND_IN.value)
+    made_by_checkin = row.source in BY_CHECKIN
     return {
         "id": row.id,
         "member": row.member_id,

@@ -20,6 +20,7 @@ from guestgate.admin.pages import plans as plan_pages
 from guestgate.admin.pages import studios as studio_pages
 from guestgate.admin.pages.live import Live
 from guestgate.database import Database
+from guestgate.plans import Headcount
 from guestgate.settings import Settings
 from guestgate.tokens import Role
 
@@ -54,6 +55,7 @@ def create_app(database: Database, settings: Settings, ask_door: Callable[[bool]
     )
     app.state.context = Context(database, settings, ask_door, OutageWatch(settings))
     app.state.activity = Activity()
+    app.state.headcount = Headcount()
     app.state.live = Live(database, lambda: now.health(app))
     problems.install(app)
     for part in (

@@ -141,3 +141,6 @@ _templates = Environment(
 )
 _templates.filters.update(moment=moment, minute=minute, second=second, ago=ago)
 _templates.globals.update(static=files.address, version=__version__, words=words, themes=THEMES)
+# Compiled at the start, and not while somebody waits for the first page.
+for _name in _templates.list_templates():
+    _templates.get_template(_name)
