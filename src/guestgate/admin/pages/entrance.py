@@ -5,9 +5,10 @@ from __future__ import annotations
 from fastapi import Response
 
 from guestgate import sessions, tokens
-from guestgate.admin.pages.access import COOKIE, is_secure, keep_session, router
+from guestgate.admin.context import Context
+from guestgate.admin.pages.access import is_secure, keep_session, router
+from guestgate.admin.pages.admission import COOKIE, check_database
 from guestgate.admin.pages.view import THEME, THEMES, In
-from guestgate.database import Database
 from guestgate.tokens import Role
 
 anybody, reading = router(None), router(Role.VIEWER)
@@ -26,7 +27,7 @@ def ask(view: In) -> Response:
 def sign_in(view: In) -> Response:
     """With a token that is valid, on to where the visitor wanted to go."""
     token, to = view.form.get("token", "").strip(), view.form.get("to", "")
-    session = _begin(view.request.app.state.context.database, token[:MAX_TOKEN_LENGTH])
+    session = _begin(view.request.app.state.context, token[:MAX_TOKEN_LENGTH])
     if session is None:
         return view.render("login.html", 401, to=to, wrong=True)
     response = view.go(_here(to))
@@ -55,12 +56,13 @@ def choose_theme(view: In) -> Response:
     return response
 
 
-def _begin(database: Database, token: str) -> str | None:
+def _begin(context: Context, token: str) -> str | None:
     """A new session; None where the token is none."""
-    with database.read() as connection:  # without a token nobody gets as far as the lock for writing
+    check_database(context)
+    with context.database.read() as connection:  # without a token nobody gets as far as the lock for writing
         if tokens.holder(connection, token) is None:
             return None
-    with database.write() as connection:
+    with context.database.write() as connection:
         return sessions.begin(connection, token)
 
 

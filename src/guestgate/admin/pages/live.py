@@ -16,10 +16,13 @@ import structlog
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
-from guestgate import clock, record, sequence, studios
+from guestgate import clock, nodes, record, sequence, studios
+from guestgate.admin import monitoring
+from guestgate.admin.context import Context
+from guestgate.admin.pages.admission import check_database
 from guestgate.admin.pages.view import part
-from guestgate.database import Database
 from guestgate.errors import GuestgateError
+from guestgate.nodes import Node
 from guestgate.pulse import MINUTE_MS, MINUTES, Minute, Pulse
 from guestgate.record import Filter, Order
 
@@ -29,24 +32,23 @@ log = structlog.get_logger()
 BEAT_S = 0.5
 SHOWN = 15
 AT_ONCE = 2000
-HEALTH_S = 5.0
+THIS_SERVER_S = 5.0
 # Proxies take a silent connection for a dead one.
 SIGN_OF_LIFE_S = 15.0
 SIGN_OF_LIFE = b": still here\n\n"
-RECENT_MINUTES = 5
 
 
 class Live:
     """The present state of what the page shows. Lives in the event loop; the reading is a thread's work."""
 
-    def __init__(self, database: Database, ask_health: Callable[[], dict[str, str]]) -> None:
-        """`ask_health` gives each part of the server with ``ok``, or what is wrong with it."""
-        self._database = database
-        self._ask_health = ask_health
+    def __init__(self, context: Context) -> None:
+        """Nothing is read before somebody looks."""
+        self._context = context
         self._pulse = Pulse()
         self._timeline = ""
         self._shown_upto = self._recorded_upto = 0
-        self._health_at = float("-inf")
+        self._looked_at = float("-inf")
+        self._own: Node | None = None
         self._parts: dict[str, str] = {}
         self._watching = 0
         self._beat = asyncio.Condition()
@@ -79,7 +81,7 @@ class Live:
                 if now - asked_at >= 1:
                     asked_at = now
                     if not await may_go_on():
-                        yield _message("health", part("signed_out.html"))
+                        yield _message("over", "")
                         return
                 changed = {name: text for name, text in self._parts.items() if sent.get(name) != text}
                 if changed:
@@ -110,7 +112,7 @@ class Live:
                 if can_read:
                     log.warning("live pages cannot read the record", error=str(error))
                 can_read = False
-                await run_in_threadpool(self._look_after_health)
+                await run_in_threadpool(self._show_servers, None)
             async with self._beat:
                 self._beat.notify_all()
             await asyncio.sleep(0 if has_more else BEAT_S)
@@ -121,18 +123,34 @@ class Live:
             return await run_in_threadpool(self._look_in_thread)
 
     def _look_in_thread(self) -> bool:
-        with self._database.read() as connection:
+        self._look_after_this_server()
+        check_database(self._context)
+        with self._context.database.read() as connection:
             has_more = self._follow(connection)
             latest = Filter(limit=SHOWN, upto=self._shown_upto, order=Order.DESCENDING)
             decisions = [decision for _, decision in record.decisions(connection, latest)]
             self._render(decisions, studios.places(connection))
-        self._look_after_health()
+            self._show_servers(nodes.node_list(connection, self._own))
         return has_more
 
-    def _look_after_health(self) -> None:
-        if clock.monotonic() - self._health_at >= HEALTH_S:
-            health, self._health_at = self._ask_health(), clock.monotonic()
-            self._show(health=part("health.html", parts=health))
+    def _look_after_this_server(self) -> None:
+        """Every few seconds; it takes no database."""
+        if clock.monotonic() - self._looked_at < THIS_SERVER_S:
+            return
+        door = self._context.ask_door(False)
+        self._own = None if door is None else door.node
+        parts, _ = monitoring.parts(self._context)
+        self._looked_at = clock.monotonic()
+        told = parts.get("stand_in", "ok")
+        self._show(
+            health=part("health.html", parts=parts),
+            banner=part("banner.html", sentence=None if told == "ok" else told),
+        )
+
+    def _show_servers(self, servers: list[dict[str, Any]] | None) -> None:
+        """All of them; where the database is away, this one alone."""
+        found = servers or ([] if self._own is None else [nodes.own_dict(self._own)])
+        self._show(nodes=part("nodes.html", nodes=found, own=self._own, alone=servers is None))
 
     def _follow(self, connection: Connection) -> bool:
         """Count what is new; True where that is not all."""
@@ -155,7 +173,6 @@ class Live:
         minutes = self._pulse.minutes()
         self._show(
             figures=part("figures.html", **figures(minutes)),
-            banner=part("banner.html", sentence=stand_in_banner(minutes)),
             checkins=part("checkins.html", decisions=decisions, places=places),
             charts=part("charts.html", **charts(minutes)),
         )
@@ -175,17 +192,6 @@ def figures(minutes: list[Minute]) -> dict[str, Any]:
         "mean_ms": sum(minute.total_ms for minute in minutes) / answered if answered else None,
         "slowest_ms": max(minute.slowest_ms for minute in minutes) if answered else None,
     }
-
-
-def stand_in_banner(minutes: list[Minute]) -> str | None:
-    """What to say of stand-in above everything else; None where there is nothing to say."""
-    count = sum(minute.stand_in for minute in minutes[-RECENT_MINUTES:])
-    if not count:
-        return None
-    return (
-        f"{count} check-in{'' if count == 1 else 's'} of the last {RECENT_MINUTES} minutes "
-        f"{'was' if count == 1 else 'were'} decided by stand-in"
-    )
 
 
 def charts(minutes: list[Minute]) -> dict[str, str]:

@@ -85,4 +85,8 @@
     width = innerWidth;
   });
   document.getElementById("chart-values")?.addEventListener("htmx:sseMessage", redraw);
+  // The server ends the stream with the session.
+  addEventListener("htmx:sseClose", (event) => {
+    if (event.detail.type === "message") location.assign("/login");
+  });
 })();
