@@ -23,6 +23,7 @@ from guestgate import (
     events,
     ledger,
     members,
+    nodes,
     plans,
     record,
     search,
@@ -47,6 +48,7 @@ from guestgate.partitions import keep_ahead
 from guestgate.prune import Prune
 from guestgate.pulse import Pulse
 from guestgate.record import Filter, Order
+from guestgate.settings import Settings
 from guestgate.tokens import Role
 
 REQUIRES = "authorized"

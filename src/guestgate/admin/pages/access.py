@@ -84,7 +84,7 @@ class Page(APIRoute):
 
     async def _admit(self, view: View) -> None:
         """Find out who is signed in. Raises ProblemError where that is of no use here."""
-        await run_in_threadpool(admit, view)
+        await admit(view)
         if view.holder is None:
             return
         if self.required is not None and not view.holder.role.includes(self.required):

@@ -6,7 +6,6 @@ from contextlib import suppress
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-import structlog
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -17,8 +16,6 @@ from guestgate.admin.pages.admission import admit
 from guestgate.admin.pages.view import PART, View
 from guestgate.admin.problems import status_of, words_of
 from guestgate.errors import GuestgateError
-
-log = structlog.get_logger()
 
 LOOK_AGAIN_S = 5
 OF_PROGRAMS = ("/api/", "/metrics", "/readyz")
@@ -45,8 +42,7 @@ def failed(view: View, error: GuestgateError) -> Response:
     status = status_of(error)
     if status != HTTPStatus.SERVICE_UNAVAILABLE:
         return refused(view, status, words_of(error))
-    if view.holder is None:  # no word of paths to somebody who is not signed in
-        log.error("a page failed before anybody was signed in", error=str(error))
+    # No word of paths to somebody who is not signed in.
     return _away(view, None if view.holder is None else words_of(error))
 
 
@@ -58,7 +54,7 @@ async def page(request: Request, status: int, detail: str) -> Response | None:
             return None
         view = View(request)
         with suppress(GuestgateError):  # only for what stands around the sentence
-            await run_in_threadpool(admit, view)
+            await admit(view)
     return headers.page(await run_in_threadpool(refused, view, status, detail))
 
 

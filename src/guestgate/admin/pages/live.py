@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -32,7 +33,7 @@ log = structlog.get_logger()
 BEAT_S = 0.5
 SHOWN = 15
 AT_ONCE = 2000
-THIS_SERVER_S = 5.0
+THIS_SERVER_S = 2.0
 # Proxies take a silent connection for a dead one.
 SIGN_OF_LIFE_S = 15.0
 SIGN_OF_LIFE = b": still here\n\n"
@@ -47,13 +48,15 @@ class Live:
         self._pulse = Pulse()
         self._timeline = ""
         self._shown_upto = self._recorded_upto = 0
-        self._looked_at = float("-inf")
         self._own: Node | None = None
+        self._asked_at = float("-inf")
         self._parts: dict[str, str] = {}
         self._watching = 0
         self._beat = asyncio.Condition()
         self._reading: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
+        self._showing = threading.Lock()
 
     @property
     def watching(self) -> int:
@@ -77,6 +80,8 @@ class Live:
             while True:
                 if not self._is_reading():
                     self._reading = asyncio.create_task(self._read())
+                if self._looking is None or self._looking.done():
+                    self._looking = asyncio.create_task(self._look_after_this_server())
                 now = clock.monotonic()
                 if now - asked_at >= 1:
                     asked_at = now
@@ -112,10 +117,19 @@ class Live:
                 if can_read:
                     log.warning("live pages cannot read the record", error=str(error))
                 can_read = False
-                await run_in_threadpool(self._show_servers, None)
-            async with self._beat:
-                self._beat.notify_all()
+            await self._tell()
             await asyncio.sleep(0 if has_more else BEAT_S)
+
+    async def _look_after_this_server(self) -> None:
+        """Beside the reading, which a database that falls silent may hold up for long."""
+        while self._watching:
+            await asyncio.sleep(THIS_SERVER_S)
+            await run_in_threadpool(self._ask_this_server)
+            await self._tell()
+
+    async def _tell(self) -> None:
+        async with self._beat:
+            self._beat.notify_all()
 
     async def _look(self) -> bool:
         """Read once, and render; True where there is more to read at once."""
@@ -123,8 +137,9 @@ class Live:
             return await run_in_threadpool(self._look_in_thread)
 
     def _look_in_thread(self) -> bool:
-        self._look_after_this_server()
         check_database(self._context)
+        if clock.monotonic() - self._asked_at >= 2 * THIS_SERVER_S:  # nobody has been looking
+            self._ask_this_server()
         with self._context.database.read() as connection:
             has_more = self._follow(connection)
             latest = Filter(limit=SHOWN, upto=self._shown_upto, order=Order.DESCENDING)
@@ -133,24 +148,21 @@ class Live:
             self._show_servers(nodes.node_list(connection, self._own))
         return has_more
 
-    def _look_after_this_server(self) -> None:
-        """Every few seconds; it takes no database."""
-        if clock.monotonic() - self._looked_at < THIS_SERVER_S:
-            return
+    def _ask_this_server(self) -> None:
+        """How it is, which takes no database; while that is away it is the only server that is known."""
         door = self._context.ask_door(False)
-        self._own = None if door is None else door.node
+        self._own, self._asked_at = None if door is None else door.node, clock.monotonic()
         parts, _ = monitoring.parts(self._context)
-        self._looked_at = clock.monotonic()
         told = parts.get("stand_in", "ok")
         self._show(
             health=part("health.html", parts=parts),
             banner=part("banner.html", sentence=None if told == "ok" else told),
         )
+        if parts["database"] != "ok":
+            self._show_servers([] if self._own is None else [nodes.own_dict(self._own)], alone=True)
 
-    def _show_servers(self, servers: list[dict[str, Any]] | None) -> None:
-        """All of them; where the database is away, this one alone."""
-        found = servers or ([] if self._own is None else [nodes.own_dict(self._own)])
-        self._show(nodes=part("nodes.html", nodes=found, own=self._own, alone=servers is None))
+    def _show_servers(self, servers: list[dict[str, Any]], *, alone: bool = False) -> None:
+        self._show(nodes=part("nodes.html", nodes=servers, own=self._own, alone=alone))
 
     def _follow(self, connection: Connection) -> bool:
         """Count what is new; True where that is not all."""
@@ -178,8 +190,9 @@ class Live:
         )
 
     def _show(self, **parts: str) -> None:
-        # Another one each time: pages go through it while this thread writes.
-        self._parts = {**self._parts, **parts}
+        # Another one each time: pages go through it while a thread writes.
+        with self._showing:
+            self._parts = {**self._parts, **parts}
 
 
 def figures(minutes: list[Minute]) -> dict[str, Any]:

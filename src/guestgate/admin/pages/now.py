@@ -39,7 +39,7 @@ async def stream(view: In) -> Response:
 
     async def may_go_on() -> bool:
         try:
-            return await run_in_threadpool(holder, request.app.state.context, session) is not None
+            return await holder(request.app.state.context, session) is not None
         except GuestgateError:  # as long as nobody can be asked, there is nothing new to see either
             return True
 
