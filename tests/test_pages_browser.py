@@ -249,17 +249,17 @@ def test_whose_session_has_ended_comes_back_to_the_page(passing: tuple[Page, str
     expect(page).to_have_url(re.compile(r"/members\?q=anna$"))
 
 
-def test_an_error_is_no_barrier(desk: Page) -> None:
+def test_an_error_is_no_barrier(passing: tuple[Page, str]) -> None:
     """And leads back."""
+    page, _ = passing
     for of, theme in ((DESK, "light"), (PHONE, "dark")):
-        size(desk, of, theme)
-        desk.goto("/plans")
-        desk.evaluate("location.href = '/member?id=nobody'")
-        expect(desk.get_by_role("alert")).to_contain_text("nobody")
-        assert barriers(desk) == [] and width(desk) <= of[0]
-        desk.get_by_text("Back to the page before").click()
-        expect(desk).to_have_url(re.compile("/plans$"))
-    size(desk, DESK, "light")
+        size(page, of, theme)
+        page.goto("/plans")
+        page.evaluate("location.href = '/member?id=nobody'")
+        expect(page.get_by_role("alert")).to_contain_text("nobody")
+        assert barriers(page) == [] and width(page) <= of[0]
+        page.get_by_text("Back to the page before").click()
+        expect(page).to_have_url(re.compile("/plans$"))
 
 
 def test_signing_out(browser: Browser, gate: Gate) -> None:

@@ -136,7 +136,7 @@ def test_one_server_by_itself(served: Gate) -> None:
         wait_for(told, "the server does not say what it did", served)
         (node,) = office.get("/nodes").json()["items"]
         assert node["state"] == "serving" and node["name"].endswith(f":{served.port}")
-        told_so = "3 check-ins in the last minute, 100 % in time , p99"
+        told_so = "3 check-ins in the last minute, 100 % in time , 99 % within"
         wait_for(lambda: told_so in text(desk.page("/")), "it is not on the page", served)
         assert f"{node['name']} serving" in text(desk.page("/"))
         assert f"This server · version {__version__} · started" in text(desk.page("/"))

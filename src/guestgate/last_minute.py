@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from math import isfinite
 from typing import NamedTuple
 
 from prometheus_client import Metric
@@ -63,17 +64,12 @@ class LastMinute:
 
     @property
     def p99_ms(self) -> float | None:
-        """Within which time 99 of 100 were answered, reckoned between the histogram's edges as Prometheus does."""
+        """Within which of the histogram's edges 99 of 100 were answered; beyond the last one, that one."""
         if not self.checkins:
             return None
-        rank, edge_below, count_below = QUANTILE * self.checkins, 0.0, 0.0
-        for edge, count in sorted(self._by_edge().items()):
-            if count >= rank:
-                if edge == float("inf"):
-                    break
-                return 1000 * (edge_below + (edge - edge_below) * (rank - count_below) / (count - count_below))
-            edge_below, count_below = edge, count
-        return 1000 * edge_below
+        by_edge = self._by_edge()
+        last = max(edge for edge in by_edge if isfinite(edge))
+        return 1000 * min(last, *(edge for edge, count in by_edge.items() if count >= QUANTILE * self.checkins))
 
     def _by_edge(self) -> dict[float, float]:
         if not self._looks:

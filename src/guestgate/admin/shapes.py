@@ -295,7 +295,7 @@ class Node(BaseModel):
     seen_at: Instant = Field(description="when it was heard from last, by the database's clock")
     checkins: int
     in_time: float | None = Field(description="null where nobody came")
-    p99_ms: float | None = Field(description="null where nobody came")
+    p99_ms: float | None = Field(description="99 of 100 took no longer, by the edges of `guestgate_answer_seconds`")
     copy_age_s: float | None = Field(description="of its copy to stand in with; null where it has none")
 
 
