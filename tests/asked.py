@@ -23,6 +23,7 @@ from guestgate import (
     events,
     ledger,
     members,
+    nodes,
     plans,
     record,
     search,
@@ -47,6 +48,7 @@ from guestgate.partitions import keep_ahead
 from guestgate.prune import Prune
 from guestgate.pulse import Pulse
 from guestgate.record import Filter, Order
+from guestgate.settings import Settings
 from guestgate.tokens import Role
 
 REQUIRES = "authorized"
@@ -331,6 +333,11 @@ def _pages(grown: Grown) -> Iterator[Question]:
     yield reading("a studio's week", lambda c: activity.week(c, "s-1"), days=8)
     yield writing("sign in", lambda c, n: sessions.begin(c, tokens.create(c, Role.VIEWER)))
     yield reading("session", lambda c: sessions.holder(c, NOBODY))
+    server = nodes.this_server(Settings())
+    yield writing("server starts", lambda c, n: nodes.arrive(c, server))
+    yield writing("server tells", lambda c, n: nodes.tell(c, server))
+    yield reading("servers", lambda c: nodes.node_list(c, None))
+    yield writing("server ends", lambda c, n: nodes.leave(c, server))
 
 
 _PLAN = plans.plans_file.PlanDocument(name="New")

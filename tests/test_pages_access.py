@@ -15,7 +15,8 @@ from gate import Gate
 
 from guestgate import tokens
 from guestgate.admin import app as admin_app
-from guestgate.admin.pages.access import COOKIE, MAX_FORM_BYTES, Page
+from guestgate.admin.pages.access import MAX_FORM_BYTES, Page
+from guestgate.admin.pages.admission import COOKIE
 from guestgate.database import Database
 from guestgate.fingerprints import fingerprint, sha256_of
 from guestgate.settings import Settings
@@ -261,5 +262,5 @@ def test_a_database_that_cannot_be_read_is_not_named_to_strangers(tmp_path: Path
 
     stranger, answer = asyncio.run(ask())
     assert stranger.status_code == 200
-    assert answer.status_code == 503 and "The database cannot be used" in answer.text
+    assert answer.status_code == 503 and "The database does not answer" in answer.text
     assert "secret-place" not in answer.text

@@ -10,6 +10,8 @@ from browser import DESK, PHONE, barriers, chromium, complaints_of, width
 from gate import Gate, wait_for
 from playwright.sync_api import Browser, Page, expect
 
+from guestgate import tokens
+from guestgate.fingerprints import fingerprint, sha256_of
 from guestgate.tokens import Role
 
 pytestmark = pytest.mark.embedded
@@ -205,6 +207,59 @@ def test_a_link_in_a_message_opens_the_page(desk: Page, gate: Gate) -> None:
     other.click("a")
     expect(other.get_by_role("heading", level=1)).to_contain_text("Anna Muster")
     other.close()
+
+
+@pytest.fixture
+def passing(browser: Browser, gate: Gate) -> Iterator[tuple[Page, str]]:
+    """A page whose session will end while it is open, and its token."""
+    token = gate.token(Role.VIEWER)
+    page = browser.new_page(base_url=gate.admin_url)
+    page.goto("/")
+    page.fill("input[name=token]", token)
+    page.press("input[name=token]", "Enter")
+    expect(page.locator(".figures")).to_be_visible()
+    yield page, token
+    page.close()
+
+
+def revoke(gate: Gate, token: str) -> None:
+    """End a token, and its sessions with it."""
+    with gate.database.write() as connection:
+        tokens.revoke(connection, fingerprint(sha256_of(token)))
+
+
+def test_a_live_page_leaves_with_its_session(passing: tuple[Page, str], gate: Gate) -> None:
+    """For the entrance, by itself."""
+    page, token = passing
+    expect(page.locator(".nodes")).to_contain_text("This server")
+    revoke(gate, token)
+    expect(page).to_have_url(re.compile("/login$"))
+    expect(page.get_by_label("Token")).to_be_visible()
+
+
+def test_whose_session_has_ended_comes_back_to_the_page(passing: tuple[Page, str], gate: Gate) -> None:
+    """What is typed gets no entrance into the list of results, but the whole page one."""
+    page, token = passing
+    page.goto("/members?q=anna")
+    revoke(gate, token)
+    page.get_by_label("Name, id or customer number").press_sequentially("x")
+    expect(page).to_have_url(re.compile(r"/login\?to="))
+    page.fill("input[name=token]", gate.token(Role.VIEWER))
+    page.press("input[name=token]", "Enter")
+    expect(page).to_have_url(re.compile(r"/members\?q=anna$"))
+
+
+def test_an_error_is_no_barrier(passing: tuple[Page, str]) -> None:
+    """And leads back."""
+    page, _ = passing
+    for of, theme in ((DESK, "light"), (PHONE, "dark")):
+        size(page, of, theme)
+        page.goto("/plans")
+        page.evaluate("location.href = '/member?id=nobody'")
+        expect(page.get_by_role("alert")).to_contain_text("nobody")
+        assert barriers(page) == [] and width(page) <= of[0]
+        page.get_by_text("Back to the page before").click()
+        expect(page).to_have_url(re.compile("/plans$"))
 
 
 def test_signing_out(browser: Browser, gate: Gate) -> None:

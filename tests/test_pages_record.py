@@ -13,9 +13,7 @@ from desk import Desk
 from gate import Gate, wait_for
 
 from guestgate import studios, tokens
-from guestgate.admin.pages.live import stand_in_banner
 from guestgate.fingerprints import fingerprint, sha256_of
-from guestgate.pulse import Minute
 from guestgate.tokens import Role
 
 PLANS = """\
@@ -165,8 +163,8 @@ def took(rows: str, decision: str) -> bool:
 def test_check_ins_appear_as_they_happen(gate: Gate, viewer: Desk) -> None:
     """On every page that is open, with how they were answered."""
     with watching(viewer) as one, watching(viewer) as other:
-        begun = [one() for _ in range(5)]
-        assert {name for name, _ in begun} == {"figures", "banner", "checkins", "charts", "health"}
+        begun = [one() for _ in range(6)]
+        assert {name for name, _ in begun} == {"figures", "banner", "checkins", "charts", "health", "nodes"}
         decision = gate.checkin("m-3").json()["decisionId"]
         for following in (one, other):
             name, data = following()
@@ -182,7 +180,7 @@ def test_check_ins_appear_as_they_happen(gate: Gate, viewer: Desk) -> None:
 
 
 def test_a_stream_ends_with_its_session(gate: Gate) -> None:
-    """Whoever's token is revoked is told so, and sees no more."""
+    """Whoever's token is revoked sees no more, and their page is told to leave."""
     token = gate.token(Role.VIEWER)
     with Desk(gate, token=token) as desk, watching(desk) as following:
         following()
@@ -191,18 +189,7 @@ def test_a_stream_ends_with_its_session(gate: Gate) -> None:
         with pytest.raises(AssertionError, match="has ended"):
             while True:
                 name, data = following()
-        assert name == "health" and "no longer signed in" in data
-
-
-def test_what_is_said_of_stand_in() -> None:
-    """Nothing, unless some of the last minutes' answers were made so."""
-    quiet = [Minute(allowed=5)] * 60
-    assert stand_in_banner(quiet) is None
-    assert stand_in_banner([Minute(stand_in=9), *quiet[1:]]) is None
-    assert stand_in_banner([*quiet[1:], Minute(stand_in=1)]) == (
-        "1 check-in of the last 5 minutes was decided by stand-in"
-    )
-    assert "3 check-ins of" in str(stand_in_banner([*quiet[2:], Minute(stand_in=1), Minute(stand_in=2)]))
+        assert (name, data) == ("over", "")
 
 
 @pytest.mark.alone

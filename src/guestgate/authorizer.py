@@ -175,7 +175,7 @@ class Authorizer:
         """The answer has been written with this status; None: the caller was gone, nothing was written."""
         answer_ms = round((self._loop.time() - call.started) * 1000, 1)
         call.answered = ruling, http_status, answer_ms
-        self._metrics.answered(ruling, call.checkin, answer_ms / 1000)
+        self._metrics.answered(ruling, call.checkin, answer_ms / 1000, arrived=http_status is not None)
         log.debug(
             "answered",
             decision=ruling.id,

@@ -28,6 +28,7 @@ from guestgate.expiry import certificate
 from guestgate.ledger_process import LedgerRole
 from guestgate.listener import LOOPBACK, Address, Listener
 from guestgate.metrics import DoorMetrics
+from guestgate.nodes import Node
 from guestgate.settings import Settings
 from guestgate.stand_in.copy import StandInCopy
 
@@ -36,6 +37,8 @@ log = structlog.get_logger()
 # More connections than this wait in the kernel's queue; it bounds what silent ones can occupy.
 MAX_CONNECTIONS = 4096
 REPORT_S = 60
+# A batch takes milliseconds; a ledger that has been at one for so long is held up.
+STALLED_S = 2.0
 GC_THRESHOLD = 50_000
 NOT_RENEWED = "the certificate was not reloaded; the old one stays in use"
 
@@ -44,13 +47,15 @@ NOT_RENEWED = "the certificate was not reloaded; the old one stays in use"
 class DoorState:
     """What the door says of itself: how long the ledger has been at its batch, and its figures.
 
-    And for how long it has been standing in for the shared database (0: it does not), and whether it could.
+    And for how long it has been standing in for the shared database (0: it does not), and whether it could. ``node``
+    is how the server was when it looked last; a door does not know.
     """
 
     stalled_s: float
     metrics: list[Metric]
     standing_in_s: float = 0.0
     can_stand_in: bool = False
+    node: Node | None = None
 
 
 class Door:

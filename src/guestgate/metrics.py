@@ -33,6 +33,9 @@ class DoorMetrics:
         self.undelivered = self._counter(
             "guestgate_undelivered", "Decisions whose answer did not leave in time, or found the caller gone."
         )
+        self._in_time = self._counter(
+            "guestgate_in_time", "Check-ins whose yes or no left within the budget, and found the caller there."
+        )
         self._answers = self._histogram(
             "guestgate_answer_seconds", "From a check-in's headers to its answer.", ANSWER_EDGES_S
         )
@@ -67,11 +70,13 @@ class DoorMetrics:
     def _histogram(self, name: str, what: str, edges: tuple[float, ...]) -> Histogram:
         return Histogram(name, what, buckets=edges, registry=self._registry)
 
-    def answered(self, ruling: Ruling, checkin: CheckIn, seconds: float) -> None:
-        """A check-in has got its answer, so many seconds after its headers."""
+    def answered(self, ruling: Ruling, checkin: CheckIn, seconds: float, *, arrived: bool) -> None:
+        """A check-in's answer has left, so many seconds after its headers; `arrived` where the caller was there."""
         self._decisions.labels(ruling.outcome, ruling.reason).inc()
         self._keys.labels(checkin.studio_id, checkin.key_fingerprint).inc()
         self._answers.observe(seconds)
+        if arrived and ruling.outcome is not Outcome.UNDECIDED:
+            self._in_time.inc()
 
     def validated(self, finding: Finding, seconds: float) -> None:
         """A member validation has got its answer, so many seconds after its headers."""

@@ -91,6 +91,22 @@ sessions = Table(
     Column("expires_at_ms", BigInteger, nullable=False),
 )
 
+# Servers that share this database, as each was when it said so last (see `nodes`); figures are of a minute.
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", Code(36), primary_key=True),
+    Column("name", Code(255), nullable=False),
+    Column("version", Code(32), nullable=False),
+    Column("started_at_ms", BigInteger, nullable=False),
+    Column("seen_at_ms", BigInteger, nullable=False),
+    Column("state", Code(16), nullable=False),
+    Column("checkins", BigInteger, nullable=False),
+    Column("in_time", Float),  # the share of them; null where nobody came
+    Column("p99_ms", Float),
+    Column("copy_age_s", Float),  # null where there is none to stand in with
+)
+
 # The audit trail: what people and programs changed, apart from visits (see `visit_changes`).
 changes = Table(
     "changes",

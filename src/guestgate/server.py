@@ -20,6 +20,7 @@ from guestgate.errors import OperationError, UnreachableError
 from guestgate.listener import first
 from guestgate.platform import accounts
 from guestgate.platform.secret_keys import SecretKeys
+from guestgate.presence import Presence
 from guestgate.settings import Settings
 from guestgate.stand_in.copy import StandInCopy
 from guestgate.stand_in.process import follower_process
@@ -86,13 +87,16 @@ class _Server:
             door = Workers(self._settings)
         else:
             door = Door(self._settings, self._database, self._fail)
-        admin_listener = AdminProcess(self._settings, door.state)
+        presence = Presence(self._settings, self._database, door.state)
+        admin_listener = AdminProcess(self._settings, presence.state)
         caring: list[asyncio.Task[None]] = []
+        in_order = False
         try:
             starting = [door.start(), admin_listener.start()]
             if follower is not None:
                 starting.append(follower.start())
             await asyncio.gather(*starting)
+            presence.start()
             caring.append(asyncio.create_task(_keep_warning(door)))
             caring.append(asyncio.create_task(_keep_partitions(self._database)))
             caring.append(asyncio.create_task(_warn_of_accounts(self._settings, self._database)))
@@ -107,10 +111,12 @@ class _Server:
                     raise OperationError("the public listener ended unexpectedly")
             log.info("draining")
             await door.drain()
+            in_order = self._healthy
         finally:
             for task in caring:
                 task.cancel()
             await admin_listener.stop()
+            await presence.stop(in_order=in_order)
             await door.stop()
             if follower is not None:
                 await follower.stop()

@@ -9,12 +9,12 @@ from fastapi import FastAPI
 
 from guestgate import __version__
 from guestgate.activity import Activity
-from guestgate.admin import feed, members, monitoring, openapi, problems, record, studios
+from guestgate.admin import feed, members, monitoring, nodes, openapi, problems, record, studios
 from guestgate.admin.access import router
 from guestgate.admin.context import Context
 from guestgate.admin.outage import OutageWatch
 from guestgate.admin.pages import decisions as decision_pages
-from guestgate.admin.pages import entrance, files, now
+from guestgate.admin.pages import entrance, errors, files, now
 from guestgate.admin.pages import members as member_pages
 from guestgate.admin.pages import plans as plan_pages
 from guestgate.admin.pages import studios as studio_pages
@@ -56,8 +56,8 @@ def create_app(database: Database, settings: Settings, ask_door: Callable[[bool]
     app.state.context = Context(database, settings, ask_door, OutageWatch(settings))
     app.state.activity = Activity()
     app.state.headcount = Headcount()
-    app.state.live = Live(database, lambda: now.health(app))
-    problems.install(app)
+    app.state.live = Live(app.state.context)
+    problems.install(app, errors.page)
     for part in (
         members.streaming,
         members.reading,
@@ -67,6 +67,7 @@ def create_app(database: Database, settings: Settings, ask_door: Callable[[bool]
         record.reading,
         record.writing,
         feed.reading,
+        nodes.reading,
     ):
         app.include_router(part, prefix=API)
     app.include_router(monitoring.reading)

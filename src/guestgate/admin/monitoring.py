@@ -20,7 +20,7 @@ from sqlalchemy import Connection, select
 from guestgate import __version__, clock, expiry, schema, sequence, studios
 from guestgate.admin.access import Watching, router
 from guestgate.admin.context import Context
-from guestgate.door import DoorState
+from guestgate.door import STALLED_S, DoorState
 from guestgate.errors import GuestgateError
 from guestgate.sqlite import SqliteDatabase
 from guestgate.stand_in.copy import CopyState
@@ -28,9 +28,6 @@ from guestgate.stand_in.notice import notice
 from guestgate.tokens import Role
 
 reading, anybody = router(Role.VIEWER, Watching), APIRouter()
-
-# A batch takes milliseconds; a ledger that has been at one for so long is held up.
-STALLED_S = 2.0
 
 
 @reading.get("/metrics", response_class=PlainTextResponse, summary="Figures for Prometheus")
@@ -49,43 +46,49 @@ def metrics(request: Request) -> Response:
 )
 def readyz(request: Request) -> JSONResponse:
     """200, or 503 with the part that is not ready. While the machine stands in, it is ready."""
-    parts, ready = _parts(request.app.state.context)
-    return JSONResponse({"status": "ready" if ready else "not ready", "parts": parts}, 200 if ready else 503)
+    found, ready = parts(request.app.state.context)
+    return JSONResponse({"status": "ready" if ready else "not ready", "parts": found}, 200 if ready else 503)
 
 
-def _parts(context: Context) -> tuple[dict[str, str], bool]:
+def parts(context: Context) -> tuple[dict[str, str], bool]:
     """Each part with ``ok``, or what is wrong with it, and whether check-ins can be answered.
 
     Nothing secret, for it takes no token.
     """
     door = context.ask_door(False)
-    parts = {
+    found = {
         "door": "ok" if door is not None else "does not answer",
         "ledger": "ok" if door is not None and door.stalled_s < STALLED_S else "is held up",
         "database": "ok",
     }
     if context.outage.database_is_away():
-        parts["database"] = "does not answer"
+        found["database"] = "does not answer"
     elif context.outage.copy is None:
         try:
             with context.database.read() as connection:
                 sequence.position(connection)
         except GuestgateError:
-            parts["database"] = "cannot be read"
+            found["database"] = "cannot be read"
     certificate = context.settings.tls_cert
     if certificate is not None:
         until = _valid_until(certificate)
-        parts["certificate"] = "cannot be read" if until is None else "ok" if until > clock.now() else "has expired"
-    wrong = {name for name, state in parts.items() if state != "ok"}
+        found["certificate"] = "cannot be read" if until is None else "ok" if until > clock.now() else "has expired"
+    wrong = {name for name, state in found.items() if state != "ok"}
     if context.settings.stands_in:
-        copy = context.outage.state()
-        parts["stand_in"] = "its copy cannot be read"
-        if copy is not None:
-            standing_in_s = 0.0 if door is None else door.standing_in_s
-            parts["stand_in"] = notice(copy, standing_in_s, door is not None and door.can_stand_in) or "ok"
-        if copy is not None and copy.problem is None and door is not None and door.can_stand_in:
+        sentence, works = stand_in(context, door)
+        found["stand_in"] = sentence or "ok"
+        if works:
             wrong -= {"ledger", "database"}
-    return parts, not wrong
+    return found, not wrong
+
+
+def stand_in(context: Context, door: DoorState | None) -> tuple[str | None, bool]:
+    """What people are told of this machine's stand-in, None where all is as it should be; and whether it works."""
+    copy, can_stand_in = context.outage.state(), door is not None and door.can_stand_in
+    if copy is None:
+        return "its copy cannot be read", False
+    sentence = notice(copy, 0.0 if door is None else door.standing_in_s, can_stand_in)
+    return sentence, copy.problem is None and can_stand_in
 
 
 def _valid_until(certificate: Path) -> datetime | None:

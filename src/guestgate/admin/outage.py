@@ -10,11 +10,15 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYetError
 
+import structlog
+
 from guestgate import clock, sequence
 from guestgate.database import Database
 from guestgate.errors import GuestgateError
 from guestgate.settings import Settings
 from guestgate.stand_in.copy import CopyState, StandInCopy
+
+log = structlog.get_logger()
 
 # The follower is level every quarter of a second, unless it is comparing everything or a transaction stays open.
 YOUNG_S = 2.0
@@ -35,7 +39,7 @@ class OutageWatch:
         self._lock = threading.Lock()
         self._question: Future[bool] | None = None
         self._asked_at = 0.0
-        self._answer = True
+        self._away_since_ms: int | None = None
 
     @property
     def copy(self) -> StandInCopy | None:
@@ -53,14 +57,29 @@ class OutageWatch:
                 self._state = None
         return self._state
 
+    @property
+    def away_since_ms(self) -> int | None:
+        """When the database was heard of last, as far as anybody here knows; None while it answers."""
+        return self._away_since_ms
+
     def database_is_away(self) -> bool:
         """Whether the database does not answer. Takes a second at most."""
         if self._copy is None:
             return False
         state = self.state()
-        if state is not None and state.age_s is not None and state.age_s < YOUNG_S:
-            return False
-        return not self._is_there()
+        is_young = state is not None and state.age_s is not None and state.age_s < YOUNG_S
+        answers = is_young or self._is_there()
+        self.note(answers, "it says nothing")
+        return not answers
+
+    def note(self, answers: bool, why: object = "") -> None:
+        """Whoever has asked the database says whether it answers, and `why` not."""
+        if answers:
+            self._away_since_ms = None
+        elif self._away_since_ms is None:
+            copied_at_ms = None if self._state is None else self._state.copied_at_ms
+            self._away_since_ms = copied_at_ms or clock.now_ms()
+            log.error("the database does not answer; pages say so", error=str(why))
 
     def _is_there(self) -> bool:
         """One question at a time; while that is not answered, the database is away."""

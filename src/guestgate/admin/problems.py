@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -47,37 +48,55 @@ class ProblemResponse(JSONResponse):
         super().__init__({**content, **more}, status, headers)
 
 
-def install(app: FastAPI) -> None:
-    """Have every error of this application answered so."""
+def install(app: FastAPI, page: Callable[[Request, int, str], Awaitable[Response | None]]) -> None:
+    """Have every error of this application answered so, unless it is one that people see as a `page`."""
+
+    async def answer(
+        request: Request, status: int, detail: str, headers: dict[str, str] | None = None, **more: Any
+    ) -> Response:
+        shown = await page(request, status, detail)
+        if shown is None:
+            return ProblemResponse(status, detail, headers, **more)
+        shown.headers.update(headers or {})
+        return shown
 
     @app.exception_handler(GuestgateError)
-    async def _(_: Request, error: GuestgateError) -> ProblemResponse:
-        status = next(status for kind, status in STATUS if isinstance(error, kind))
-        return ProblemResponse(status, str(error).removeprefix("--"))  # options are fields here
+    async def _(request: Request, error: GuestgateError) -> Response:
+        return await answer(request, status_of(error), words_of(error))
 
     @app.exception_handler(HTTPException)
-    async def _(request: Request, error: HTTPException) -> ProblemResponse:
+    async def _(request: Request, error: HTTPException) -> Response:
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             allowed = ", ".join(_allowed(request))
-            return ProblemResponse(405, f"use {allowed}", {"allow": allowed})
+            return await answer(request, 405, f"use {allowed}", {"allow": allowed})
         if error.status_code == HTTPStatus.NOT_FOUND:
-            return ProblemResponse(404, "there is nothing here")
-        return ProblemResponse(error.status_code, error.detail, dict(error.headers or {}))
+            return await answer(request, 404, "there is nothing here")
+        return await answer(request, error.status_code, error.detail, dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
-    async def _(_: Request, error: RequestValidationError) -> ProblemResponse:
+    async def _(request: Request, error: RequestValidationError) -> Response:
         # What was sent is not repeated: it may be personal.
         errors = [
             {"field": _field(problem["loc"]), "detail": sentence(problem["type"], problem["msg"])}
             for problem in error.errors()
         ]
         first = errors[0]
-        return ProblemResponse(422, f"{first['field']}: {first['detail']}", errors=errors)
+        return await answer(request, 422, f"{first['field']}: {first['detail']}", errors=errors)
 
     @app.exception_handler(Exception)
-    async def _(request: Request, error: Exception) -> ProblemResponse:
+    async def _(request: Request, error: Exception) -> Response:
         log.error("a request failed", method=request.method, path=request.scope["route"].path, exc_info=error)
-        return ProblemResponse(500, "this should not have happened; the server's log says more")
+        return await answer(request, 500, "this should not have happened; the server's log says more")
+
+
+def status_of(error: GuestgateError) -> int:
+    """The status that says what kind of error this is."""
+    return next(status for kind, status in STATUS if isinstance(error, kind))
+
+
+def words_of(error: GuestgateError) -> str:
+    """Its sentence; what is an option on the command line is a field here."""
+    return str(error).removeprefix("--")
 
 
 def _allowed(request: Request) -> list[str]:

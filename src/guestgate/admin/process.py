@@ -18,7 +18,7 @@ import structlog
 import uvloop
 from granian.constants import Interfaces
 
-from guestgate.child_process import ChildProcess, settle_in
+from guestgate.child_process import settle_in
 from guestgate.database import Database
 from guestgate.door import DoorState
 from guestgate.errors import GuestgateError, UsageError
@@ -67,6 +67,7 @@ class AdminProcess:
             received=self._answer,
             started=lambda: log.info("the admin listener serves", address=str(self._address)),
         )
+        self._question: tuple[int, bool] | None = None
         self._answering: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -75,15 +76,18 @@ class AdminProcess:
             await self._process.start()
 
     def _answer(self, question: tuple[int, bool]) -> None:
-        """Beside the event loop, and one at a time: who does not read its answer gets no other."""
-        child = self._process.child
-        if child is None or (self._answering is not None and not self._answering.done()):
-            return
-        number, with_figures = question
-        self._answering = asyncio.create_task(self._tell(child, number, with_figures))
+        """Beside the event loop, and one at a time: who does not read its answer gets no other.
 
-    async def _tell(self, child: ChildProcess, number: int, with_figures: bool) -> None:
-        await child.send_beside((number, await self._state(with_figures)))
+        The next question may come before this end knows that its answer has left; so the last one is kept.
+        """
+        self._question = question
+        if self._answering is None or self._answering.done():
+            self._answering = asyncio.create_task(self._tell())
+
+    async def _tell(self) -> None:
+        while self._question is not None and self._process.child is not None:
+            (number, with_figures), self._question = self._question, None
+            await self._process.child.send_beside((number, await self._state(with_figures)))
 
     async def renew(self) -> None:
         """Serve with the certificate as it is on disk now."""

@@ -15,6 +15,7 @@ from guestgate.directory import KeyKind
 from guestgate.eligibility import Finding
 from guestgate.members import MAX_CUSTOMERS, PROFILE_FIELDS
 from guestgate.model import Effect, Outcome, Reason, Source, Status, VisitState
+from guestgate.nodes import NodeState
 
 Item = TypeVar("Item")
 
@@ -312,6 +313,21 @@ class Page(BaseModel, Generic[Item]):
 
     items: list[Item]
     next: str | None
+
+
+class Node(BaseModel):
+    """One server. `checkins`, the share of them `in_time` and `p99_ms` are of the minute before `seen_at`."""
+
+    id: str = Field(description="another one with every start")
+    name: str = Field(description="machine and port")
+    version: str
+    state: NodeState
+    started_at: Instant
+    seen_at: Instant = Field(description="when it was heard from last, by the database's clock")
+    checkins: int
+    in_time: float | None = Field(description="null where nobody came")
+    p99_ms: float | None = Field(description="99 of 100 took no longer, by the edges of `guestgate_answer_seconds`")
+    copy_age_s: float | None = Field(description="of its copy to stand in with; null where it has none")
 
 
 class StudioTotal(BaseModel):

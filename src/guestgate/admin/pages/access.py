@@ -6,12 +6,10 @@ made from that id, which other sites cannot know.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, quote, urlsplit
 
-import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
@@ -19,23 +17,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from guestgate import sessions
-from guestgate.admin.access import UNAVAILABLE, Handler, check_address, drain, limited, read_whole
-from guestgate.admin.context import Context
-from guestgate.admin.pages import headers
-from guestgate.admin.pages.view import View, error_page
-from guestgate.admin.problems import STATUS, ProblemError
-from guestgate.errors import GuestgateError, OperationError
-from guestgate.tokens import Holder, Role
+from guestgate.admin.access import Handler, check_address, drain, limited, read_whole
+from guestgate.admin.pages import errors, headers
+from guestgate.admin.pages.admission import COOKIE, admit
+from guestgate.admin.pages.view import PART, View
+from guestgate.admin.problems import ProblemError
+from guestgate.errors import GuestgateError
+from guestgate.tokens import Role
 
-log = structlog.get_logger()
-
-COOKIE = "guestgate_session"
 FORM_FIELD = "csrf"
 MAX_FORM_BYTES = 64 * 1024
 MAX_FIELDS = 50
 FORM = "application/x-www-form-urlencoded"
-# Its own scripts load parts of pages with this header.
-PART = "hx-request"
+# Where a part of a page stands, as the page's script says.
+PART_OF = "hx-current-url"
 
 FOREIGN = ProblemError(403, "this form is not of your session's pages; open the page again and send it from there")
 AGAIN = '<!doctype html><html lang="en"><title>guestgate</title><meta http-equiv="refresh" content="0">'
@@ -59,12 +54,10 @@ class Page(APIRoute):
             try:
                 response = await self._answer(request, view, handle)
             except HTTPException as error:
-                response = error_page(view, error.status_code, error.detail)
+                response = await run_in_threadpool(errors.refused, view, error.status_code, error.detail)
             except GuestgateError as error:
-                response = _failed(view, error)
-            for name, value in headers.PAGE.items():
-                response.headers.setdefault(name, value)
-            return response
+                response = await run_in_threadpool(errors.failed, view, error)
+            return headers.page(response)
 
         return guarded
 
@@ -72,7 +65,7 @@ class Page(APIRoute):
         whole = request
         try:
             check_address(request)
-            await self._admit(request, view)
+            await self._admit(view)
             if view.holder is None and self.required is not None:
                 await drain(request)
                 return _sign_in(request)
@@ -89,13 +82,11 @@ class Page(APIRoute):
                 raise FOREIGN
         return await handle(whole)
 
-    async def _admit(self, request: Request, view: View) -> None:
+    async def _admit(self, view: View) -> None:
         """Find out who is signed in. Raises ProblemError where that is of no use here."""
-        session = request.cookies.get(COOKIE)
-        view.holder = await run_in_threadpool(holder, request.app.state.context, session)
-        if view.holder is None or session is None:
+        await admit(view)
+        if view.holder is None:
             return
-        view.csrf = form_value(session)
         if self.required is not None and not view.holder.role.includes(self.required):
             raise ProblemError(
                 403, f"this takes a token of role {self.required}; yours is of role {view.holder.role}"
@@ -105,21 +96,6 @@ class Page(APIRoute):
 def router(required: Role | None) -> APIRouter:
     """A router for pages that need this role, or one that includes it; no part of the API's document."""
     return APIRouter(route_class=type("Route", (Page,), {"required": required}), include_in_schema=False)
-
-
-def holder(context: Context, session: str | None) -> Holder | None:
-    """Who is behind a session's id, as of now; None where nobody is. Raises OperationError without the database."""
-    if not session:
-        return None
-    if context.outage.database_is_away():
-        raise OperationError("the shared database does not answer")
-    with context.database.read() as connection:
-        return sessions.holder(connection, session)
-
-
-def form_value(session: str) -> str:
-    """What the forms of a session's pages bear."""
-    return hmac.new(session.encode(), b"form", hashlib.sha256).hexdigest()
 
 
 def keep_session(request: Request, response: Response, session: str) -> None:
@@ -139,24 +115,18 @@ def is_secure(request: Request) -> bool:
     return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
 
 
-def _failed(view: View, error: GuestgateError) -> Response:
-    if view.holder is None:  # no word of paths to somebody who is not signed in
-        log.error("a page failed before anybody was signed in", error=str(error))
-        return error_page(view, UNAVAILABLE.status_code, UNAVAILABLE.detail)
-    status = next(status for kind, status in STATUS if isinstance(error, kind))
-    return error_page(view, status, str(error).removeprefix("--"))
-
-
 def _sign_in(request: Request) -> Response:
     """To the page that asks for a token, and from there to where this leads."""
-    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    is_page = request.method == "GET" and PART not in request.headers
-    if is_page and request.headers.get("sec-fetch-site") == "cross-site":
+    is_part = PART in request.headers
+    here = urlsplit(request.headers.get(PART_OF, "/") if is_part else str(request.url))
+    to = here.path + (f"?{here.query}" if here.query else "")
+    is_page = request.method == "GET"
+    if is_page and not is_part and request.headers.get("sec-fetch-site") == "cross-site":
         # Whoever follows a link from elsewhere may be signed in all the same: asked by a page of ours, the browser
         # sends the cookie along.
         return HTMLResponse(AGAIN)
-    target = f"/login?to={quote(here, safe='')}" if is_page and here != "/" else "/login"
-    if PART in request.headers:  # a redirect would put the other page into this one
+    target = f"/login?to={quote(to, safe='')}" if is_page and to != "/" else "/login"
+    if is_part:  # a redirect would put the other page into this one
         return Response(status_code=401, headers={"hx-redirect": target})
     return RedirectResponse(target, 303)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from fastapi import Response
+from starlette.concurrency import run_in_threadpool
 
 from guestgate import sessions, tokens
-from guestgate.admin.pages.access import COOKIE, is_secure, keep_session, router
+from guestgate.admin.pages.access import is_secure, keep_session, router
+from guestgate.admin.pages.admission import COOKIE, ask_soon
 from guestgate.admin.pages.view import THEME, THEMES, In
 from guestgate.database import Database
 from guestgate.tokens import Role
@@ -23,10 +25,13 @@ def ask(view: In) -> Response:
 
 
 @anybody.post("/login")
-def sign_in(view: In) -> Response:
+async def sign_in(view: In) -> Response:
     """With a token that is valid, on to where the visitor wanted to go."""
-    token, to = view.form.get("token", "").strip(), view.form.get("to", "")
-    session = _begin(view.request.app.state.context.database, token[:MAX_TOKEN_LENGTH])
+    token, to = view.form.get("token", "").strip()[:MAX_TOKEN_LENGTH], view.form.get("to", "")
+    context = view.request.app.state.context
+    # Without a token nobody gets as far as the lock for writing.
+    is_known = await ask_soon(context, lambda connection: tokens.holder(connection, token)) is not None
+    session = await run_in_threadpool(_begin, context.database, token) if is_known else None
     if session is None:
         return view.render("login.html", 401, to=to, wrong=True)
     response = view.go(_here(to))
@@ -56,10 +61,6 @@ def choose_theme(view: In) -> Response:
 
 
 def _begin(database: Database, token: str) -> str | None:
-    """A new session; None where the token is none."""
-    with database.read() as connection:  # without a token nobody gets as far as the lock for writing
-        if tokens.holder(connection, token) is None:
-            return None
     with database.write() as connection:
         return sessions.begin(connection, token)
 

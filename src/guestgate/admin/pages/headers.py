@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fastapi import Response
+
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -23,3 +25,10 @@ ALWAYS = {
     "cross-origin-resource-policy": "same-origin",
 }
 PAGE = {**ALWAYS, "cache-control": "no-store"}
+
+
+def page(response: Response) -> Response:
+    """A page's answer, with what it says about itself."""
+    for name, value in PAGE.items():
+        response.headers.setdefault(name, value)
+    return response

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -16,10 +17,13 @@ import structlog
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
-from guestgate import clock, record, sequence, studios
+from guestgate import clock, nodes, record, sequence, studios
+from guestgate.admin import monitoring
+from guestgate.admin.context import Context
+from guestgate.admin.pages.admission import check_database
 from guestgate.admin.pages.view import part
-from guestgate.database import Database
 from guestgate.errors import GuestgateError
+from guestgate.nodes import Node
 from guestgate.pulse import MINUTE_MS, MINUTES, Minute, Pulse
 from guestgate.record import Filter, Order
 
@@ -29,29 +33,30 @@ log = structlog.get_logger()
 BEAT_S = 0.5
 SHOWN = 15
 AT_ONCE = 2000
-HEALTH_S = 5.0
+THIS_SERVER_S = 2.0
 # Proxies take a silent connection for a dead one.
 SIGN_OF_LIFE_S = 15.0
 SIGN_OF_LIFE = b": still here\n\n"
-RECENT_MINUTES = 5
 
 
 class Live:
     """The present state of what the page shows. Lives in the event loop; the reading is a thread's work."""
 
-    def __init__(self, database: Database, ask_health: Callable[[], dict[str, str]]) -> None:
-        """`ask_health` gives each part of the server with ``ok``, or what is wrong with it."""
-        self._database = database
-        self._ask_health = ask_health
+    def __init__(self, context: Context) -> None:
+        """Nothing is read before somebody looks."""
+        self._context = context
         self._pulse = Pulse()
         self._timeline = ""
         self._shown_upto = self._recorded_upto = 0
-        self._health_at = float("-inf")
+        self._own: Node | None = None
+        self._asked_at = float("-inf")
         self._parts: dict[str, str] = {}
         self._watching = 0
         self._beat = asyncio.Condition()
         self._reading: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
+        self._showing = threading.Lock()
 
     @property
     def watching(self) -> int:
@@ -75,11 +80,13 @@ class Live:
             while True:
                 if not self._is_reading():
                     self._reading = asyncio.create_task(self._read())
+                if self._looking is None or self._looking.done():
+                    self._looking = asyncio.create_task(self._look_after_this_server())
                 now = clock.monotonic()
                 if now - asked_at >= 1:
                     asked_at = now
                     if not await may_go_on():
-                        yield _message("health", part("signed_out.html"))
+                        yield _message("over", "")
                         return
                 changed = {name: text for name, text in self._parts.items() if sent.get(name) != text}
                 if changed:
@@ -110,10 +117,19 @@ class Live:
                 if can_read:
                     log.warning("live pages cannot read the record", error=str(error))
                 can_read = False
-                await run_in_threadpool(self._look_after_health)
-            async with self._beat:
-                self._beat.notify_all()
+            await self._tell()
             await asyncio.sleep(0 if has_more else BEAT_S)
+
+    async def _look_after_this_server(self) -> None:
+        """Beside the reading, which a database that falls silent may hold up for long."""
+        while self._watching:
+            await asyncio.sleep(THIS_SERVER_S)
+            await run_in_threadpool(self._ask_this_server)
+            await self._tell()
+
+    async def _tell(self) -> None:
+        async with self._beat:
+            self._beat.notify_all()
 
     async def _look(self) -> bool:
         """Read once, and render; True where there is more to read at once."""
@@ -121,18 +137,32 @@ class Live:
             return await run_in_threadpool(self._look_in_thread)
 
     def _look_in_thread(self) -> bool:
-        with self._database.read() as connection:
+        check_database(self._context)
+        if clock.monotonic() - self._asked_at >= 2 * THIS_SERVER_S:  # nobody has been looking
+            self._ask_this_server()
+        with self._context.database.read() as connection:
             has_more = self._follow(connection)
             latest = Filter(limit=SHOWN, upto=self._shown_upto, order=Order.DESCENDING)
             decisions = [decision for _, decision in record.decisions(connection, latest)]
             self._render(decisions, studios.places(connection))
-        self._look_after_health()
+            self._show_servers(nodes.node_list(connection, self._own))
         return has_more
 
-    def _look_after_health(self) -> None:
-        if clock.monotonic() - self._health_at >= HEALTH_S:
-            health, self._health_at = self._ask_health(), clock.monotonic()
-            self._show(health=part("health.html", parts=health))
+    def _ask_this_server(self) -> None:
+        """How it is, which takes no database; while that is away it is the only server that is known."""
+        door = self._context.ask_door(False)
+        self._own, self._asked_at = None if door is None else door.node, clock.monotonic()
+        parts, _ = monitoring.parts(self._context)
+        told = parts.get("stand_in", "ok")
+        self._show(
+            health=part("health.html", parts=parts),
+            banner=part("banner.html", sentence=None if told == "ok" else told),
+        )
+        if parts["database"] != "ok":
+            self._show_servers([] if self._own is None else [nodes.own_dict(self._own)], alone=True)
+
+    def _show_servers(self, servers: list[dict[str, Any]], *, alone: bool = False) -> None:
+        self._show(nodes=part("nodes.html", nodes=servers, own=self._own, alone=alone))
 
     def _follow(self, connection: Connection) -> bool:
         """Count what is new; True where that is not all."""
@@ -155,14 +185,14 @@ class Live:
         minutes = self._pulse.minutes()
         self._show(
             figures=part("figures.html", **figures(minutes)),
-            banner=part("banner.html", sentence=stand_in_banner(minutes)),
             checkins=part("checkins.html", decisions=decisions, places=places),
             charts=part("charts.html", **charts(minutes)),
         )
 
     def _show(self, **parts: str) -> None:
-        # Another one each time: pages go through it while this thread writes.
-        self._parts = {**self._parts, **parts}
+        # Another one each time: pages go through it while a thread writes.
+        with self._showing:
+            self._parts = {**self._parts, **parts}
 
 
 def figures(minutes: list[Minute]) -> dict[str, Any]:
@@ -175,17 +205,6 @@ def figures(minutes: list[Minute]) -> dict[str, Any]:
         "mean_ms": sum(minute.total_ms for minute in minutes) / answered if answered else None,
         "slowest_ms": max(minute.slowest_ms for minute in minutes) if answered else None,
     }
-
-
-def stand_in_banner(minutes: list[Minute]) -> str | None:
-    """What to say of stand-in above everything else; None where there is nothing to say."""
-    count = sum(minute.stand_in for minute in minutes[-RECENT_MINUTES:])
-    if not count:
-        return None
-    return (
-        f"{count} check-in{'' if count == 1 else 's'} of the last {RECENT_MINUTES} minutes "
-        f"{'was' if count == 1 else 'were'} decided by stand-in"
-    )
 
 
 def charts(minutes: list[Minute]) -> dict[str, str]:

@@ -9,8 +9,8 @@ from fastapi import Response
 from sqlalchemy import Connection
 
 from guestgate import changes, clock, corrections, explain, members, record, search, studios, visits, words
-from guestgate.admin.pages.access import PART, router
-from guestgate.admin.pages.view import In
+from guestgate.admin.pages.access import router
+from guestgate.admin.pages.view import PART, In
 from guestgate.errors import UsageError
 from guestgate.instants import parse_local
 from guestgate.members import MemberRow

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from fastapi import FastAPI, Request, Response
+from fastapi import Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from guestgate.admin import monitoring
-from guestgate.admin.pages.access import COOKIE, holder, router
+from guestgate.admin.pages.access import router
+from guestgate.admin.pages.admission import COOKIE, holder
 from guestgate.admin.pages.live import Live
 from guestgate.admin.pages.view import In
 from guestgate.admin.problems import ProblemError
@@ -42,16 +39,8 @@ async def stream(view: In) -> Response:
 
     async def may_go_on() -> bool:
         try:
-            return await run_in_threadpool(holder, request.app.state.context, session) is not None
+            return await holder(request.app.state.context, session) is not None
         except GuestgateError:  # as long as nobody can be asked, there is nothing new to see either
             return True
 
     return StreamingResponse(live.messages(may_go_on), media_type="text/event-stream", headers=UNBUFFERED)
-
-
-def health(app: FastAPI) -> dict[str, str]:
-    """Each part of this server with ``ok``, or what is wrong with it: what ``/readyz`` says."""
-    answer = monitoring.readyz(Request({"type": "http", "app": app}))
-    told: dict[str, Any] = json.loads(bytes(answer.body))
-    parts: dict[str, str] = told["parts"]
-    return parts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from http import HTTPStatus
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -13,10 +12,13 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from guestgate import __version__, clock, words
+from guestgate.admin import monitoring
 from guestgate.admin.context import Office
 from guestgate.admin.pages import files
 from guestgate.tokens import Holder, Role
 
+# Its own scripts load parts of pages with this header.
+PART = "hx-request"
 THEME = "guestgate_theme"
 THEMES = ("auto", "light", "dark")
 # What a form did, told on the page that it leads to. Only these texts: an address is anybody's to write.
@@ -61,6 +63,19 @@ class View:
         return self.request.url.path
 
     @property
+    def address(self) -> str:
+        """The same with what is asked of it."""
+        return self.path + (f"?{self.request.url.query}" if self.request.url.query else "")
+
+    @property
+    def stand_in(self) -> str | None:
+        """What people are told of this server's stand-in; None where all is as it should be."""
+        context = self.request.app.state.context
+        if not context.settings.stands_in:
+            return None
+        return monitoring.stand_in(context, context.ask_door(False))[0]
+
+    @property
     def done(self) -> str | None:
         """What the form did that led here, in words."""
         return DONE.get(self.request.query_params.get("done", ""))
@@ -84,12 +99,6 @@ def _view(request: Request) -> View:
 
 
 In = Annotated[View, Depends(_view)]
-
-
-def error_page(view: View, status: int, detail: str) -> Response:
-    """What went wrong, as a page."""
-    sentence = "there is nothing here" if status == HTTPStatus.NOT_FOUND and not detail else detail
-    return view.render("error.html", status, title=HTTPStatus(status).phrase, detail=sentence)
 
 
 def moment(iso: str | None, timezone: str = "UTC") -> str:
@@ -127,6 +136,13 @@ def ago(iso: str | None) -> str:
     return "just now"
 
 
+def percent(share: float | None) -> str:
+    """``99.98 %``; a hundred only where nothing is missing."""
+    if share is None:
+        return "–"
+    return "100 %" if share == 1 else f"{min(100 * share, 99.99):.2f} %"
+
+
 def part(template: str, **values: Any) -> str:
     """A part of a page that is the same for everybody."""
     return _templates.get_template(template).render(**values)
@@ -139,7 +155,7 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters.update(moment=moment, minute=minute, second=second, ago=ago)
+_templates.filters.update(moment=moment, minute=minute, second=second, ago=ago, percent=percent)
 _templates.globals.update(static=files.address, version=__version__, words=words, themes=THEMES)
 # Compiled at the start, and not while somebody waits for the first page.
 for _name in _templates.list_templates():

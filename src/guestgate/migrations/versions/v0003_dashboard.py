@@ -1,4 +1,4 @@
-"""sessions of people, members by name, and those of a plan in order"""
+"""sessions of people, servers that share the record, members by name, and those of a plan in order"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,7 +15,13 @@ NAMES = {
         "(lower(profile::json ->> 'first_name') COLLATE \"C\")",
     ),
 }
-HASH = sa.String(64).with_variant(sa.String(64, collation="C"), "postgresql")
+
+
+def code(length: int) -> sa.types.TypeEngine[str]:
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
+HASH = code(64)
 
 
 def upgrade() -> None:
@@ -26,6 +32,20 @@ def upgrade() -> None:
         sa.Column("expires_at_ms", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["token_sha256"], ["tokens.sha256"], name=op.f("fk_sessions_token_sha256")),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_sessions")),
+    )
+    op.create_table(
+        "nodes",
+        sa.Column("id", code(36), nullable=False),
+        sa.Column("name", code(255), nullable=False),
+        sa.Column("version", code(32), nullable=False),
+        sa.Column("started_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("seen_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("state", code(16), nullable=False),
+        sa.Column("checkins", sa.BigInteger(), nullable=False),
+        sa.Column("in_time", sa.Float()),
+        sa.Column("p99_ms", sa.Float()),
+        sa.Column("copy_age_s", sa.Float()),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_nodes")),
     )
     last, first = NAMES[op.get_bind().dialect.name]
     op.execute(f"CREATE INDEX ix_members_last_name ON members ({last}, {first})")

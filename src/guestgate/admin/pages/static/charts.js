@@ -9,7 +9,7 @@
 
   const hour = uPlot.fmtDate("{HH}:{mm}"), day = uPlot.fmtDate("{WWW} {D} {MMM}");
   const times = (timezone) => ({
-    ...axis(),
+    ...axis(), space: 84,
     values: (_, ticks, __, ___, step) =>
       ticks.map((at) => {
         const local = timezone ? inZone(at, timezone) : new Date(at * 1000);
@@ -26,7 +26,10 @@
     label, stroke: colour(name), fill: colour(name), width: 0, points: { show: false },
     paths: uPlot.paths.bars({ size: [0.8, 40] }),
   });
-  const line = (label, name, dash) => ({ label, stroke: colour(name), width: 2, dash, points: { show: false } });
+  // A minute between two in which nobody came is a point, not a line.
+  const line = (label, name, dash) => ({
+    label, stroke: colour(name), width: 2, dash, points: { show: !dash, size: 4, fill: colour(name) },
+  });
 
   // Bars on one another: the tallest is drawn first and bears the sum, the legend says each by itself.
   function stacked(values, time) {
@@ -85,4 +88,8 @@
     width = innerWidth;
   });
   document.getElementById("chart-values")?.addEventListener("htmx:sseMessage", redraw);
+  // The server ends the stream with the session.
+  addEventListener("htmx:sseClose", (event) => {
+    if (event.detail.type === "message") location.assign("/login");
+  });
 })();
