@@ -190,6 +190,8 @@ def test_a_stream_ends_with_its_session(gate: Gate) -> None:
             while True:
                 name, data = following()
         assert (name, data) == ("over", "")
+        answer = desk.get("/now/stream", headers={"accept": "text/event-stream"})  # as the page does that comes late
+        assert answer.text == "event: over\ndata: \n\n"
 
 
 @pytest.mark.alone

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from guestgate import sessions
 from guestgate.admin.access import Handler, check_address, drain, limited, read_whole
 from guestgate.admin.pages import errors, headers
-from guestgate.admin.pages.admission import COOKIE, admit
+from guestgate.admin.pages.admission import COOKIE, OVER, STREAM, admit
 from guestgate.admin.pages.view import PART, View
 from guestgate.admin.problems import ProblemError
 from guestgate.errors import GuestgateError
@@ -117,6 +117,8 @@ def is_secure(request: Request) -> bool:
 
 def _sign_in(request: Request) -> Response:
     """To the page that asks for a token, and from there to where this leads."""
+    if request.headers.get("accept") == STREAM:
+        return Response(OVER, media_type=STREAM)
     is_part = PART in request.headers
     here = urlsplit(request.headers.get(PART_OF, "/") if is_part else str(request.url))
     to = here.path + (f"?{here.query}" if here.query else "")

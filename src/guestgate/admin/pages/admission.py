@@ -21,6 +21,9 @@ Answer = TypeVar("Answer")
 
 COOKIE = "guestgate_session"
 PATIENCE_S = 3.0
+# What a live page is told when its session has ended: it leaves, and asks no more.
+STREAM = "text/event-stream"
+OVER = b"event: over\ndata: \n\n"
 
 
 async def admit(view: View) -> None:

@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from guestgate import clock, nodes, record, sequence, studios
 from guestgate.admin import monitoring
 from guestgate.admin.context import Context
-from guestgate.admin.pages.admission import check_database
+from guestgate.admin.pages.admission import OVER, check_database
 from guestgate.admin.pages.view import part
 from guestgate.errors import GuestgateError
 from guestgate.nodes import Node
@@ -86,7 +86,7 @@ class Live:
                 if now - asked_at >= 1:
                     asked_at = now
                     if not await may_go_on():
-                        yield _message("over", "")
+                        yield OVER
                         return
                 changed = {name: text for name, text in self._parts.items() if sent.get(name) != text}
                 if changed:
