@@ -44,3 +44,16 @@ def test_outages_under_load() -> None:
     short = ("--rate", "60", "--freeze", "2", "--network", "2", "--turned-away", "0.02")
     said = experiment("outages", *short, "--only", "freeze", "--only", "delay")
     assert "BROKEN" not in said and len(re.findall(r" kept$", said, re.MULTILINE)) == 2
+
+
+@pytest.mark.alone
+def test_pages_beside_doors() -> None:
+    """All of them on both databases; none reads through the record, and live pages get something while doors open."""
+    few = ("--decisions", "30000", "--members", "3000", "--starts", "1", "--times", "1")
+    said = experiment("pages", *few, "--rounds", "1", "--seconds", "1", "--live", "2", "--untimed")
+    for kind in ("sqlite", "postgresql"):
+        assert re.search(rf"^35 pages on {kind}, [0-9]+ over 300 ms, 0 with faults$", said, re.MULTILINE), said
+    assert (
+        len(re.findall(r"^    (?:no live page: |2 live pages:) [0-9]+ answers.* 0 failed", said, re.MULTILINE)) == 4
+    )
+    assert len(re.findall(r"^    p99 [+-][0-9.]+ ms", said, re.MULTILINE)) == 2

@@ -19,7 +19,7 @@ from guestgate.record import Filter, Order
 class Page:
     """One request. With a ``form`` it is sent as one; ``part`` is what scripts of a page load.
 
-    ``live`` goes on until whoever asks hangs up.
+    ``live`` goes on until whoever asks hangs up. ``walks`` says why it may read what grows with the record.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Page:
     form: dict[str, str] | None = None
     part: bool = False
     live: bool = False
+    walks: str = ""
 
     @property
     def method(self) -> str:
@@ -84,7 +85,7 @@ def tour(grown: Grown, token: str) -> list[Page]:
         Page("studio: the busiest", _at("/studio", id=grown.busiest_studio)),
         Page("studio: an ordinary one", _at("/studio", id="s-1")),
         Page("studio: one that closed long ago", _at("/studio", id="s-closed")),
-        Page("plans", "/plans"),
+        Page("plans", "/plans", walks="where anything was changed, the members of each plan are counted again"),
         Page("theme", "/theme", 303, {"theme": "dark", "to": "/"}),
         Page("sign out", "/logout", 303, {}),
     ]

@@ -38,7 +38,7 @@ from guestgate.admin.pages.access import COOKIE
 from guestgate.tokens import Role
 
 PAGE_MS, LIVE_MS = 300.0, 10.0
-TIMES = 5
+AT_FULL_LOAD = 5
 FIRST = "whichever is the first"
 REST_S = 1.0
 CONNECTIONS = 64
@@ -100,7 +100,7 @@ def serving(gate: Gate) -> Iterator[None]:
         gate.stop()
 
 
-def time_pages(gate: Gate, pages: Sequence[Page], starts: int) -> dict[str, Times]:
+def time_pages(gate: Gate, pages: Sequence[Page], starts: int, times: int) -> dict[str, Times]:
     """All of them, after each start in another order; what changes something is for operators."""
     visitor, found = Visitor(gate), {name: Times() for name in (FIRST, *(page.name for page in pages))}
     for number in range(starts):
@@ -112,7 +112,7 @@ def time_pages(gate: Gate, pages: Sequence[Page], starts: int) -> dict[str, Time
             found[FIRST].cold.append(found[pages[first].name].cold[-1])
             for page, role in product(pages, Role):
                 if page.form is None or role.includes(Role.OPERATOR):
-                    found[page.name].warm[role] += [visitor.ask(page, role)[0] for _ in range(TIMES)]
+                    found[page.name].warm[role] += [visitor.ask(page, role)[0] for _ in range(times)]
     return found
 
 
@@ -125,7 +125,7 @@ def time_at_full_load(gate: Gate, grown: Grown, pages: Sequence[Page], found: di
         wrk = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             for page in pages:
-                found[page.name].full += [visitor.ask(page, Role.OPERATOR)[0] for _ in range(TIMES)]
+                found[page.name].full += [visitor.ask(page, Role.OPERATOR)[0] for _ in range(AT_FULL_LOAD)]
         finally:
             wrk.send_signal(signal.SIGINT)  # it says what it has seen so far
             said, _ = wrk.communicate(timeout=30)
@@ -180,7 +180,7 @@ def measure(cluster: Cluster, grown: Grown, folder: Path, chosen: argparse.Names
     try:
         pages = tour(grown, gate.token("operator"))
         wrong = faults(grown, pages, cluster)
-        found = time_pages(gate, pages, chosen.starts)
+        found = time_pages(gate, pages, chosen.starts, chosen.times)
         said = time_at_full_load(gate, grown, pages, found) if chosen.full else ""
         print(f"\n{kind:35}{'cold':>8}{''.join(f'{role.value:>10}' for role in Role)}{'kB':>8}  (ms)")
         for name, times in found.items():
@@ -190,8 +190,8 @@ def measure(cluster: Cluster, grown: Grown, folder: Path, chosen: argparse.Names
             print(f"at full load, by wrk: {said}")
         for name, fault in wrong.items():
             print(f"FAULT {name}: {' '.join(fault.split()):.300}")
-        print(f"{len(found)} pages on {kind}, {len(slow)} over {PAGE_MS:.0f} ms, {len(wrong)} with faults")
-        return compare_doors(gate, grown, chosen) and not slow and not wrong
+        print(f"{len(pages)} pages on {kind}, {len(slow)} over {PAGE_MS:.0f} ms, {len(wrong)} with faults")
+        return compare_doors(gate, grown, chosen) and not wrong and (chosen.untimed or not slow)
     finally:
         gate.close()
 
@@ -215,7 +215,8 @@ def compare_doors(gate: Gate, grown: Grown, chosen: argparse.Namespace) -> bool:
     print(f"    no live page:  {without}")
     print(f"    {chosen.live} live pages: {beside}; {got / chosen.rounds / 1000:.0f} kB for them a round")
     print(f"    p99 {more:+.1f} ms{'' if more < LIVE_MS else '  OVER'}", flush=True)
-    return more < LIVE_MS and not without.failed and not beside.failed
+    in_time = chosen.untimed or more < LIVE_MS
+    return in_time and not without.failed and not beside.failed
 
 
 def run(chosen: argparse.Namespace) -> bool:
@@ -242,8 +243,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--decisions", type=int, default=5_000_000)
     parser.add_argument("--members", type=int, default=1_000_000)
-    parser.add_argument("--starts", type=int, default=3, help="of a server for each page")
+    parser.add_argument("--starts", type=int, default=3, help="of the server")
+    parser.add_argument("--times", type=int, default=5, help="that each page is asked for afterwards, by each role")
     parser.add_argument("--full", action="store_true", help="ask for pages at full load as well")
+    parser.add_argument("--untimed", action="store_true", help="whatever takes long, it is well")
     parser.add_argument("--rate", type=float, default=200, help="check-ins a second beside live pages")
     parser.add_argument("--live", type=int, default=10, help="live pages")
     parser.add_argument("--rounds", type=int, default=5, help="without live pages and with them; 0: none")
