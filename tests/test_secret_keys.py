@@ -80,7 +80,11 @@ def test_a_file_of_keys(tmp_path: Path) -> None:
         SecretKeys.of(other).unseal(sealed, to=TO)
 
 
-@pytest.mark.parametrize("content", ["", "\n", "hunter2", new_key()[:-8], f"{new_key()}\nrest", "ä" * 44])
+@pytest.mark.parametrize(
+    "content",
+    ["", "\n", "hunter2", new_key()[:-8], f"{new_key()}\nrest", "ä" * 44],
+    ids=["empty", "blank", "short", "cut off", "two lines", "no ASCII"],
+)
 def test_what_is_no_key_is_refused(content: str, tmp_path: Path) -> None:
     """With its place, and without showing it."""
     file = tmp_path / "guestgate.secret"
