@@ -66,8 +66,8 @@ def log_to_nowhere_else() -> Iterator[None]:
 @pytest.fixture
 def home(tmp_path: Path, backend: Backend) -> Iterator[Gate]:
     """An installation of its own for this test, not yet serving; whatever it starts is ended."""
-    url = None if backend.name == "sqlite" else backend.new(tmp_path)
-    gate = Gate(tmp_path, database_url=url)
+    url = backend.furnish(tmp_path / "gate")
+    gate = Gate(tmp_path, database_url=url, furnished=True)
     yield gate
     gate.close()
     if url is not None:
@@ -79,8 +79,10 @@ def terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], backend: Backend
 ) -> Iterator[Terminal]:
     """Commands in the folder of a new installation, run inside this process: cheap, and nothing is served."""
-    url = None if backend.name == "sqlite" else backend.new(tmp_path)
-    yield Terminal(tmp_path / "home", monkeypatch, capsys, url)
+    url = backend.furnish(tmp_path / "home")
+    terminal = Terminal(tmp_path / "home", monkeypatch, capsys, url, furnished=True)
+    yield terminal
+    terminal.close()
     if url is not None:
         backend.drop(url)
 
@@ -92,8 +94,8 @@ def new_gate(tmp_path_factory: pytest.TempPathFactory, backend: Backend) -> Iter
 
     def new() -> Gate:
         folder = tmp_path_factory.mktemp("shared")
-        url = None if backend.name == "sqlite" else backend.new(folder)
-        gates.append((Gate(folder, database_url=url), url))
+        url = backend.furnish(folder / "gate")
+        gates.append((Gate(folder, database_url=url, furnished=True), url))
         return gates[-1][0]
 
     yield new
