@@ -20,6 +20,20 @@ from guestgate.stand_in.copy import StandInCopy
 settings.register_profile("guestgate", deadline=None, print_blob=True)
 settings.load_profile("guestgate")
 
+# Files that take longest, in this order: begun last, one of them would run while the other processor has nothing to do.
+LONG = [
+    *("outages", "nodes", "quickstart", "crash", "members", "feed", "experiments", "failover", "serve", "metrics"),
+    *("openapi", "sandbox_traffic", "cli", "visits_cli", "plans_at_size", "forget", "docs", "bulk", "endpoint"),
+    *("naive", "workers", "rehearsal", "register", "faults", "transfer", "sandbox_docs", "prune", "backup"),
+]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first; within each, tests stay in their order."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What uses a database runs on each, unless it is marked as being about the embedded one."""
