@@ -20,7 +20,7 @@ from guestgate.stand_in.copy import StandInCopy
 settings.register_profile("guestgate", deadline=None, print_blob=True)
 settings.load_profile("guestgate")
 
-# Files that take longest, in this order: begun last, one of them would run while the other processor has nothing to do.
+# Files that take longest, in this order: begun last, one of them would leave the other processor with nothing to do.
 LONG = [
     *("outages", "nodes", "quickstart", "crash", "members", "feed", "experiments", "failover", "serve", "metrics"),
     *("openapi", "sandbox_traffic", "cli", "visits_cli", "plans_at_size", "forget", "docs", "bulk", "endpoint"),

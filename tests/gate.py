@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import commands
 import httpx
 
 from guestgate import members, plans, plans_file, starter, studios, tokens
@@ -84,12 +85,9 @@ class Gate:
         self, *arguments: str, input: str = "", status: int | None = 0, config: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run a command; fails the test unless it exits with `status` (None: any)."""
-        command = [sys.executable, "-m", "guestgate", *arguments]
         if config:
-            command += ["--config", str(self.home / "guestgate.toml")]
-        done = subprocess.run(
-            command, input=input, capture_output=True, text=True, env=environment(), timeout=60, check=False
-        )
+            arguments += ("--config", str(self.home / "guestgate.toml"))
+        done = commands.run(arguments, environment(), input)
         assert status is None or done.returncode == status, (done.returncode, done.stdout, done.stderr)
         return done
 
