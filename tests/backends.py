@@ -23,6 +23,9 @@ class Backend(Protocol):
     def new(self, folder: Path) -> str:
         """The URL of a database that nobody has used, with the present schema."""
 
+    def furnish(self, home: Path) -> str | None:
+        """Have such a database for a new installation; its URL where that is not a file of the usual name there."""
+
     def copy(self, url: str, folder: Path) -> str:
         """The URL of a database with the content of another one, which nobody is using."""
 
@@ -54,6 +57,11 @@ class Files:
         """A copy of the empty one."""
         return self.copy(f"sqlite:///{self._template}", folder)
 
+    def furnish(self, home: Path) -> None:
+        """A copy of the empty one, in the place of the default."""
+        home.mkdir(parents=True)
+        shutil.copy(self._template, home / "guestgate.db")
+
     def copy(self, url: str, folder: Path) -> str:
         """A copy of the file."""
         target = folder / f"{secrets.token_hex(4)}.db"
@@ -78,6 +86,10 @@ class Server:
     def new(self, folder: Path) -> str:
         """A copy of the empty one."""
         return self.copy(self._template, folder)
+
+    def furnish(self, home: Path) -> str:
+        """A copy of the empty one."""
+        return self.new(home)
 
     def copy(self, url: str, folder: Path) -> str:
         """A copy on the server, which then knows that it is one."""

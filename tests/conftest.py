@@ -20,6 +20,20 @@ from guestgate.stand_in.copy import StandInCopy
 settings.register_profile("guestgate", deadline=None, print_blob=True)
 settings.load_profile("guestgate")
 
+# Files that take longest, in this order: begun last, one of them would leave the other processor with nothing to do.
+LONG = [
+    *("outages", "nodes", "quickstart", "crash", "members", "feed", "experiments", "failover", "serve", "metrics"),
+    *("openapi", "sandbox_traffic", "cli", "visits_cli", "plans_at_size", "forget", "docs", "bulk", "endpoint"),
+    *("naive", "workers", "rehearsal", "register", "faults", "transfer", "sandbox_docs", "prune", "backup"),
+]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first; within each, tests stay in their order."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What uses a database runs on each, unless it is marked as being about the embedded one."""
@@ -66,8 +80,8 @@ def log_to_nowhere_else() -> Iterator[None]:
 @pytest.fixture
 def home(tmp_path: Path, backend: Backend) -> Iterator[Gate]:
     """An installation of its own for this test, not yet serving; whatever it starts is ended."""
-    url = None if backend.name == "sqlite" else backend.new(tmp_path)
-    gate = Gate(tmp_path, database_url=url)
+    url = backend.furnish(tmp_path / "gate")
+    gate = Gate(tmp_path, database_url=url, furnished=True)
     yield gate
     gate.close()
     if url is not None:
@@ -79,8 +93,10 @@ def terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], backend: Backend
 ) -> Iterator[Terminal]:
     """Commands in the folder of a new installation, run inside this process: cheap, and nothing is served."""
-    url = None if backend.name == "sqlite" else backend.new(tmp_path)
-    yield Terminal(tmp_path / "home", monkeypatch, capsys, url)
+    url = backend.furnish(tmp_path / "home")
+    terminal = Terminal(tmp_path / "home", monkeypatch, capsys, url, furnished=True)
+    yield terminal
+    terminal.close()
     if url is not None:
         backend.drop(url)
 
@@ -92,8 +108,8 @@ def new_gate(tmp_path_factory: pytest.TempPathFactory, backend: Backend) -> Iter
 
     def new() -> Gate:
         folder = tmp_path_factory.mktemp("shared")
-        url = None if backend.name == "sqlite" else backend.new(folder)
-        gates.append((Gate(folder, database_url=url), url))
+        url = backend.furnish(folder / "gate")
+        gates.append((Gate(folder, database_url=url, furnished=True), url))
         return gates[-1][0]
 
     yield new

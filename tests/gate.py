@@ -12,11 +12,13 @@ import ssl
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import commands
 import httpx
 
 from guestgate import members, plans, plans_file, starter, studios, tokens
@@ -47,10 +49,16 @@ class Gate:
     """
 
     def __init__(
-        self, folder: Path, *options: str, database_url: str | None = None, stand_in: str = "refuse"
+        self,
+        folder: Path,
+        *options: str,
+        database_url: str | None = None,
+        stand_in: str = "refuse",
+        furnished: bool = False,
     ) -> None:
         """Create it as `guestgate init` does, in a new file or an empty database; `options` go to every `serve`.
 
+        The database of a `furnished` one has its schema already, in the folder ``gate`` where it is a file.
         Without its database it does not `stand_in`, unless that is what a test is about: what it then decides is
         right by looser rules.
         """
@@ -62,7 +70,7 @@ class Gate:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "server.log"
         self.home = folder / "gate"
-        starter.write(self.home, database_url=database_url)
+        write_installation(self.home, database_url, furnished=furnished)
         self.database_url = database_url or f"sqlite:///{self.home / 'guestgate.db'}"
         self.database = Database.at(self.database_url)
         if database_url is not None:
@@ -77,19 +85,16 @@ class Gate:
         self, *arguments: str, input: str = "", status: int | None = 0, config: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run a command; fails the test unless it exits with `status` (None: any)."""
-        command = [sys.executable, "-m", "guestgate", *arguments]
         if config:
-            command += ["--config", str(self.home / "guestgate.toml")]
-        done = subprocess.run(
-            command, input=input, capture_output=True, text=True, env=environment(), timeout=60, check=False
-        )
+            arguments += ("--config", str(self.home / "guestgate.toml"))
+        done = commands.run(arguments, environment(), input)
         assert status is None or done.returncode == status, (done.returncode, done.stdout, done.stderr)
         return done
 
     def join(self, folder: Path, *options: str) -> Gate:
         """Another machine's installation on the same database, with the same studios' keys."""
         folder.mkdir()
-        other = Gate(folder, *options, database_url=self.database_url, stand_in=self.stand_in)
+        other = Gate(folder, *options, database_url=self.database_url, stand_in=self.stand_in, furnished=True)
         other.keys = self.keys
         return other
 
@@ -216,6 +221,12 @@ class Gate:
             except TimeoutError:
                 pass
             return answer
+
+
+def write_installation(home: Path, database_url: str | None, *, furnished: bool) -> None:
+    """As `guestgate init` does. A `furnished` database is not looked at: that would take longer than most tests."""
+    with patch.object(starter, "Database") if furnished else nullcontext():
+        starter.write(home, database_url=database_url)
 
 
 def environment() -> dict[str, str]:

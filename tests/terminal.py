@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import typer
+from gate import write_installation
 from sqlalchemy import Connection
 
-from guestgate import cli, plans, plans_file, starter, studios
+from guestgate import cli, plans, plans_file, studios
 from guestgate.cli import common
 from guestgate.database import Database
 from guestgate.members import Upsert, parse_row
@@ -56,21 +57,27 @@ class Terminal:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
         database_url: str | None = None,
+        *,
+        furnished: bool = False,
     ) -> None:
-        """Create it, with a new file or in an empty database, and go there."""
+        """Create it, with a new file or in an empty database, and go there; `furnished` as for `Gate`."""
         self.home = home
         self.monkeypatch = monkeypatch
         self._capsys = capsys
         for name in [name for name in os.environ if name.startswith("GUESTGATE_")]:
             monkeypatch.delenv(name)
-        starter.write(home, database_url=database_url)
+        write_installation(home, database_url, furnished=furnished)
         self.database_url = database_url or f"sqlite:///{home / 'guestgate.db'}"
-        self.database = Database.at(self.database_url)
+        self.database = Database.at(self.database_url, pooled=True)
         monkeypatch.chdir(home)
         monkeypatch.setattr(cli, "app", partial(COMMAND, prog_name="guestgate"))
         monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.setattr(common.console, "_width", None)  # else what COLUMNS was when it was imported
         monkeypatch.setenv("NO_COLOR", "1")
+
+    def close(self) -> None:
+        """Let the database go."""
+        self.database.engine.dispose()
 
     def run(self, *arguments: str, input: bytes | str = b"", status: int | None = 0) -> Done:
         """Run a command; fails the test unless it exits with `status` (None: any). A traceback fails it too."""

@@ -102,7 +102,7 @@ def several_machines(tmp_path_factory: pytest.TempPathFactory, postgres: Server)
     """A serving installation on PostgreSQL that would stand in for it."""
     folder = tmp_path_factory.mktemp("several")
     url = postgres.new(folder)
-    gate = Gate(folder, database_url=url, stand_in="snapshot")
+    gate = Gate(folder, database_url=url, stand_in="snapshot", furnished=True)
     gate.start()
     yield gate
     gate.close()

@@ -54,7 +54,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, postgres: Server) -> Iterato
     """Four servers; here they are to be right, so they have a long budget."""
     folder = tmp_path_factory.mktemp("nodes")
     url = postgres.new(folder)
-    first = Gate(folder, database_url=url)
+    first = Gate(folder, database_url=url, furnished=True)
     first.studio("s1", timezone=noon_zone())
     first.plans(PLANS)
     first.members(*(f"{member},most-{most}" for member, most in map(member_of, range(ROUNDS + KILLS + 10))))

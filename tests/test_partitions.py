@@ -26,7 +26,7 @@ def gate(cluster: Cluster, tmp_path: Path) -> Iterator[Gate]:
     """An installation on PostgreSQL with a studio and a member, not yet serving."""
     server = Server(cluster)
     url = server.new(tmp_path)
-    gate = Gate(tmp_path, database_url=url)
+    gate = Gate(tmp_path, database_url=url, furnished=True)
     gate.studio()
     gate.plans()
     gate.members("m1,free")

@@ -25,7 +25,9 @@ def desk(
 ) -> Iterator[Terminal]:
     """An installation on PostgreSQL."""
     url = postgres.new(tmp_path)
-    yield Terminal(tmp_path / "home", monkeypatch, capsys, url)
+    desk = Terminal(tmp_path / "home", monkeypatch, capsys, url, furnished=True)
+    yield desk
+    desk.close()
     postgres.drop(url)
 
 

@@ -22,7 +22,7 @@ def told_and_url(tmp_path_factory: pytest.TempPathFactory, postgres: Server) -> 
     """What a few callers were told, the second time without a visit, and where it is on record."""
     folder = tmp_path_factory.mktemp("recount")
     url = postgres.new(folder)
-    gate = Gate(folder, database_url=url)
+    gate = Gate(folder, database_url=url, furnished=True)
     gate.studio("s1")
     gate.plans()
     gate.members("once-1,once", "free-1,free")

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.alone
 def gate(tmp_path: Path, postgres: Server) -> Iterator[Gate]:
     """An installation on PostgreSQL, with three workers once it is started."""
     url = postgres.new(tmp_path)
-    gate = Gate(tmp_path, "--workers", "3", database_url=url)
+    gate = Gate(tmp_path, "--workers", "3", database_url=url, furnished=True)
     gate.studio()
     gate.plans()
     gate.members(*(f"{plan}-{number},{plan}" for number in range(20) for plan in ("free", "once")))
