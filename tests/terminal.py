@@ -76,7 +76,7 @@ class Terminal:
         monkeypatch.setenv("NO_COLOR", "1")
 
     def close(self) -> None:
-        """Let the database go."""
+        """Let the database go, until it is used again; nobody may be using one that is to be copied."""
         self.database.engine.dispose()
 
     def run(self, *arguments: str, input: bytes | str = b"", status: int | None = 0) -> Done:

@@ -250,6 +250,7 @@ def test_without_a_terminal_it_has_to_be_meant(desk: Terminal) -> None:
 def test_killed_anywhere_it_can_be_finished(desk: Terminal, backend: Backend, tmp_path: Path) -> None:
     """At any line: the record agrees with itself, and asking again forgets the rest."""
     before = tally(desk.database)
+    desk.close()
 
     def erase(database: Database) -> None:
         forget(database, "cli:test", ADA)

@@ -197,6 +197,7 @@ def test_killed_anywhere_the_record_agrees_with_itself(desk: Terminal, backend: 
         return [*(rows(database, f"SELECT * FROM {table} ORDER BY 1") for table in tables), changes]
 
     modules = (prune_module, database_module, sqlite_module, postgres_module)
+    desk.close()
     with copied(backend, desk.database_url, tmp_path) as database:
         lines = lines_of(lambda: prune(database), *modules)
         done = record(database)
