@@ -98,7 +98,7 @@ def test_every_clause_of_the_probe_is_documented() -> None:
     assert {clause.section for clause in CLAUSES} <= set(sections)
 
 
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_the_example_of_the_probe(tmp_path: Path) -> None:
     """Its first endpoint word for word, on a free port: the faults it tells of, one mending after the other."""
     blocks = re.findall(r"^```(\w*)\n(.*?)^```", PROBE, re.MULTILINE | re.DOTALL)

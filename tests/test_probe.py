@@ -394,7 +394,7 @@ def test_a_status_that_does_not_exist(authority: Authority, certificate: Issued)
     assert all(line.isprintable() for finding in report.findings for line in finding.received.splitlines())
 
 
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_an_endpoint_that_goes_silent_under_load(authority: Authority, certificate: Issued, impatient: None) -> None:
     """Each call that gets no answer counts as late, and the probe ends."""
 

@@ -38,7 +38,7 @@ def probe(terminal: Terminal, authority: Authority, endpoint: Endpoint, *options
         return terminal.run(*arguments, *options, input=f"{KEY}\n", **more)
 
 
-@pytest.mark.alone
+@pytest.mark.quiet
 def test_guestgate_keeps_the_contract(served: Gate) -> None:
     """A real process against the real server: a row for each clause, a summary, exit status 0."""
     arguments = ("--key-stdin", "--allowed", "free-1:1", "--denied", "nobody:2", "--ca", str(served.cert))

@@ -27,7 +27,7 @@ from guestgate.rehearsal import ALLOWED, DENIED, NAME
 members, links = schema.members.c, schema.customers.c
 HOST = "gate.example.com"
 # A probe wants answers in time, to 32 calls at once too.
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.quiet
 
 # A name of the internet that leads to this machine, for a command of its own.
 RESOLVED = f"""
