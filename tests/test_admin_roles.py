@@ -28,6 +28,7 @@ WRITES = {
         ("PATCH", f"{API}/members/{{member_id}}"),
         ("DELETE", f"{API}/members/{{member_id}}"),
         ("POST", f"{API}/members/bulk"),
+        ("POST", f"{API}/members/{{member_id}}/codes"),
         ("POST", f"{API}/visits"),
         ("POST", f"{API}/visits/{{visit_id}}/reverse"),
     },
@@ -39,7 +40,7 @@ WRITES = {
     },
 }
 WITHOUT_TOKEN = {("GET", "/readyz")}
-PUBLIC = {("POST", "/checkin-validation"), ("GET", "/healthz")}
+PUBLIC = {("POST", "/checkin-validation"), ("POST", "/member-validation"), ("GET", "/healthz")}
 GARBAGE = b'\xff\xfe{"\x00' * 1000
 
 

@@ -19,7 +19,7 @@ from killing import ROUNDS, kill_at, lines_of, moments, repeat
 from past import Past, uuid7
 from terminal import Terminal
 
-from guestgate import clock, events, schema, sequence, sessions, tokens
+from guestgate import clock, events, nodes, schema, sequence, sessions, tokens
 from guestgate import database as database_module
 from guestgate import transfer as transfer_module
 from guestgate.database import Database
@@ -28,6 +28,7 @@ from guestgate.model import Decision
 from guestgate.platform import accounts, customers
 from guestgate.platform.accounts import Account
 from guestgate.platform.secret_keys import SecretKeys
+from guestgate.settings import Settings
 from guestgate.sqlite import SqliteDatabase
 from guestgate.transfer import Transfer
 
@@ -102,6 +103,7 @@ def desk(terminal: Terminal) -> Terminal:
     past.close()
     terminal.run("visit", "reverse", str(visit), "--why", "\n".join(ODD))
     with terminal.writing() as connection:
+        nodes.arrive(connection, nodes.this_server(Settings()))
         sessions.begin(connection, tokens.create(connection, tokens.Role("viewer"), name="office"))
         account = Account("s1", "https://fitwerk.open-api.perfectgym.com/v1", "an-open-api-key")
         accounts.put(connection, SecretKeys([bytes(32)], "this test"), account)

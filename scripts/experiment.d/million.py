@@ -19,6 +19,7 @@ from pathlib import Path
 
 import httpx
 from _door import check_in, for_seconds
+from callers import children
 from gate import Gate, environment
 
 PLANS = "[plans.daily]\nname = 'Daily'\nlimits = [{ max = 1, per = 'day' }]\n[plans.free]\nname = 'Free'\n"
@@ -42,17 +43,6 @@ def peak_mib(pid: int) -> float:
     """The most memory that a process ever had."""
     status = Path(f"/proc/{pid}/status").read_text("utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-def child_named(gate: Gate, name: str) -> int:
-    """The process of that name under the server."""
-    assert gate.process is not None
-    for path in Path("/proc").iterdir():
-        if not path.name.isdigit() or (path / "comm").read_text("utf-8").strip() != name:
-            continue
-        if f"\nPPid:\t{gate.process.pid}\n" in (path / "status").read_text("utf-8"):
-            return int(path.name)
-    raise SystemExit(f"there is no process {name}")
 
 
 async def by_command_line(gate: Gate, file: Path) -> None:
@@ -95,7 +85,8 @@ async def run(count: int, per_s: float, seconds: float) -> None:
                 print(",".join(str(value) for value in row(number, "free").values()), file=output)
         print(f"{count} members, {file.stat().st_size / 1e6:.0f} MB; doors: {per_s:g} check-ins a second")
         try:
-            admin = child_named(gate, "guestgate-admin")
+            assert gate.process is not None
+            (admin,) = children(gate.process.pid, "guestgate-admin")
             for name, work in (
                 ("command line, new", lambda: by_command_line(gate, file)),
                 ("command line, again (unchanged)", lambda: by_command_line(gate, file)),
