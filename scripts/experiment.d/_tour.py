@@ -10,7 +10,9 @@ from grown import Grown
 
 from guestgate import clock, record
 from guestgate.admin.app import PAGES
-from guestgate.admin.pages.access import COOKIE, FORM_FIELD, PART, form_value
+from guestgate.admin.pages.access import FORM_FIELD
+from guestgate.admin.pages.admission import COOKIE, form_value
+from guestgate.admin.pages.view import PART
 from guestgate.database import Database
 from guestgate.record import Filter, Order
 

@@ -34,7 +34,7 @@ from grown import SETTINGS, Grown, grow, in_a_file
 from plan_watch import SETTINGS as WATCHED
 
 from guestgate import sessions
-from guestgate.admin.pages.access import COOKIE
+from guestgate.admin.pages.admission import COOKIE
 from guestgate.tokens import Role
 
 PAGE_MS, LIVE_MS = 300.0, 10.0
