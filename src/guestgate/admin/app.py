@@ -64,6 +64,7 @@ def create_app(database: Database, settings: Settings, ask_door: Callable[[bool]
         studios.writing,
         record.reading,
         record.writing,
+        record.closing_,
         feed.reading,
     ):
         app.include_router(part, prefix=API)
