@@ -46,8 +46,10 @@ name = "A bit of everything"
 studio_tags = ["classic", "spa"]
 min_gap_minutes = 45
 cycle_days = 10
-limits = [{ max = 2, per = "week", scope = "studio" }, { max = 3, per = "cycle", scope = "tag:spa" }, { max = 9, per = "month" }]
-hours = [{ days = ["mon", "tue", "wed", "thu", "fri"], from = "06:00", until = "18:00" }, { from = "22:00", until = "02:00" }]
+limits = [{ max = 2, per = "week", scope = "studio" }, { max = 9, per = "month" },
+    { max = 3, per = "cycle", scope = "tag:spa" }]
+hours = [{ days = ["mon", "tue", "wed", "thu", "fri"], from = "06:00", until = "18:00" },
+    { from = "22:00", until = "02:00" }]
 [plans.pass]
 name = "Ten in all"
 limits = [{ max = 10, per = "total" }]
@@ -259,7 +261,7 @@ def test_a_calendar_knows_the_local_date(zone: str, at_ms: int) -> None:
     """Of any instant, asked for again as well."""
     calendar, at = CALENDARS[ZoneInfo(zone)], clock.from_ms(at_ms)
     for _ in range(2):
-        assert calendar.date(at_ms, at) == at.astimezone(ZoneInfo(zone)).date()
+        assert calendar.at(at_ms, at) == at.astimezone(ZoneInfo(zone)).date()
 
 
 def test_the_command(terminal: Terminal) -> None:
@@ -292,9 +294,7 @@ def test_the_command(terminal: Terminal) -> None:
     assert "would change" not in terminal.run("plan", "test").out
     assert terminal.run("plan", "test", "--since", "1h").out.startswith("no check-ins since ")
     assert "there is no studio s3" in terminal.complaint("plan", "test", twice, "--studio", "s3", status=1)
-    cycles = terminal.file(
-        "cycles.toml", '[plans.daily]\nname = "Cycles"\nlimits = [{ max = 1, per = "cycle" }]\n'
-    )
+    cycles = terminal.file("cycles.toml", '[plans.daily]\nname = "Cycles"\nlimits = [{ max = 1, per = "cycle" }]\n')
     assert "m-1" in terminal.complaint("plan", "test", cycles, status=1)
     with terminal.reading() as connection:
         assert sequence.position(connection) == before

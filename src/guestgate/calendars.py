@@ -12,7 +12,7 @@ QUARTER_MS = 900_000
 
 
 class Calendar(dict[int, "date | None"]):
-    """A time zone's dates by the number of the quarter since the epoch; None for one with two dates, if there is any."""
+    """A time zone's dates by the quarter's number since the epoch; None for one with two, should there be any."""
 
     def __init__(self, timezone: ZoneInfo) -> None:
         """No date is known yet."""
@@ -24,7 +24,7 @@ class Calendar(dict[int, "date | None"]):
         self[quarter] = first if first == last else None
         return self[quarter]
 
-    def date(self, at_ms: int, at: datetime) -> date:
+    def at(self, at_ms: int, at: datetime) -> date:
         """The date at an instant, which is given in both ways."""
         return self[at_ms // QUARTER_MS] or self._date(at)
 

@@ -19,6 +19,7 @@ from guestgate.model import (
     LimitUse,
     Member,
     Outcome,
+    Plan,
     Reason,
     Status,
     Verdict,
@@ -238,7 +239,7 @@ def _limit_reached(facts: Facts, member: Member, at: datetime, today: date) -> V
 
 
 def _is_limit_reached(facts: Facts, member: Member, at: datetime, today: date) -> bool:
-    return any([is_used_up for _, _, _, is_used_up in _limit_uses(facts, member, today)])
+    return any(is_used_up for _, _, _, is_used_up in _limit_uses(facts, member, today))
 
 
 def _limit_uses(facts: Facts, member: Member, today: date) -> list[tuple[Limit, int, date | None, bool]]:

@@ -122,7 +122,9 @@ class History:
         return changes.where(_w.visit_id.in_(taken_back))
 
     def _checkins(self) -> Select[Any]:
-        lost = select(_a.decision_id).where(_a.undelivered.is_(True), _a.decision_id >= partitions.first_id(self._since))
+        lost = select(_a.decision_id).where(
+            _a.undelivered.is_(True), _a.decision_id >= partitions.first_id(self._since)
+        )
         what = case((_d.reason == Reason.OK.value, CHECKIN), (_d.id.in_(lost), UNDELIVERED), else_=CHECKIN)
         columns = (_d.received_at_ms, _d.studio_id, _d.plan_id, _d.plan_version, _d.reason)
         return _row(_d.member_id, _d.seq, what, *columns).where(*self._received)

@@ -187,27 +187,28 @@ class Person:
         replay = self._replay
         versions, studio = replay.plans[plan_id, version], replay.studios.at(studio_id, number)
         at = clock.from_ms(at_ms)
-        today = replay.calendars[studio.timezone].date(at_ms, at)
-        after: str | None = before
+        today = replay.calendars[studio.timezone].at(at_ms, at)
+        after: str = before
         if replay.asks_all or versions.now is not versions.then or self._replayed is not self._recorded:
             after = self._reason(versions.now, self._replayed, studio, at, today)
         if after != before:
-            if after is not None and self._reason(versions.then, self._recorded, studio, at, today) == before:
+            if after and self._reason(versions.then, self._recorded, studio, at, today) == before:
                 self._changed.append(Example(at_ms, studio_id, before, after))
             else:
                 replay.tally.unexplained[studio_id] += 1
                 after = before
         replay.tally.answers[plan_id, studio_id, before, after] += 1
-        if before == OK or after == OK:
-            entry = (at_ms, number, Visit("", studio_id, at, today, studio.tags, studio.test), versions)
-            self._add(entry, before == OK, after == OK and what != UNDELIVERED)
+        made, makes = before == OK, after == OK and what != UNDELIVERED
+        if made or makes:
+            visit = Visit("", studio_id, at, today, studio.tags, studio.test)
+            self._add((at_ms, number, visit, versions), made, makes)
 
-    def _reason(self, ready: Ready, visits: Visits, studio: Studio, at: datetime, today: date) -> Reason | None:
-        """The answer's reason under a plan; None where that cannot be known."""
+    def _reason(self, ready: Ready, visits: Visits, studio: Studio, at: datetime, today: date) -> str:
+        """The answer's reason under a plan; empty where that cannot be known."""
         member = self._member
         if member is None or member.plan is not ready.plan:
             if ready.has_cycle and self._anchor is None:
-                return None
+                return ""
             member = self._member = Member(self._id, ready.plan, cycle_anchor=self._anchor)
         facts = Facts(studio, member, None, visits.within_reach(ready, today))
         return plan_reason(ready.rules, facts, member, at, today)
@@ -221,7 +222,7 @@ class Person:
         self._add((at_ms, number, visit, plan_id and self._replay.plans[plan_id, version]), True, True)
 
     def _add(self, entry: Entry, made: bool, makes: bool) -> None:
-        """A visit of the record, of the replay, or of both; where they differ there are two histories from then on."""
+        """A visit of the record, the replay, or both; where they differ there are two histories from then on."""
         if made is makes and self._replayed is self._recorded:
             self._recorded.add(entry)
             return
@@ -288,11 +289,11 @@ def _plans(connection: Connection, documents: Mapping[str, PlanDocument]) -> dic
     return found
 
 
-def _asked(
-    connection: Connection, known: Mapping[tuple[str, int], Versions], since: datetime
-) -> list[Plan]:
+def _asked(connection: Connection, known: Mapping[tuple[str, int], Versions], since: datetime) -> list[Plan]:
     """The plans that are asked: of each its versions since then, and what would have been in their place."""
     v = schema.plan_versions.c
     before = v.applied_at_ms < clock.to_ms(since - partitions.CLOCK_STEP)
-    over = {(plan_id, version) for plan_id, version in connection.execute(select(v.plan_id, v.version - 1).where(before))}
+    over = {
+        (plan_id, version) for plan_id, version in connection.execute(select(v.plan_id, v.version - 1).where(before))
+    }
     return [ready.plan for key, versions in known.items() if key not in over for ready in versions]

@@ -60,7 +60,7 @@ class Tally:
         for (_, studio, before, after), count in self.answers.items():
             if before != after and self._counts(studio):
                 changes[before, after] += count
-        totals = self._sums(lambda plan, studio: "all")
+        totals, plans, studios = self._sums(_all), self._sums(_plan), self._sums(_studio)
         return {
             **totals.get("all", dict.fromkeys(SUMS, 0)),
             "members_changed": self._members_changed,
@@ -69,8 +69,8 @@ class Tally:
                 {"before": before, "after": after, "checkins": count}
                 for (before, after), count in sorted(changes.items(), key=lambda item: (-item[1], item[0]))
             ],
-            "plans": [{"plan": plan, **sums} for plan, sums in self._sums(lambda plan, studio: plan).items()],
-            "studios": [{"studio": studio, **sums} for studio, sums in self._sums(lambda plan, studio: studio).items()],
+            "plans": [{"plan": plan, **sums} for plan, sums in plans.items()],
+            "studios": [{"studio": studio, **sums} for studio, sums in studios.items()],
             "members": [
                 {"member": member_id, "changed": count, "examples": [_example(example) for example in examples]}
                 for count, _, member_id, examples in sorted(self._members, reverse=True)
@@ -95,6 +95,18 @@ class Tally:
                 if self._counts(studio):
                     sums[by(plan, studio)][name] += count
         return {key: sums[key] for key in sorted(sums, key=lambda key: (key is None, key or ""))}
+
+
+def _all(plan: str | None, studio: str) -> str:
+    return "all"
+
+
+def _plan(plan: str | None, studio: str) -> str | None:
+    return plan
+
+
+def _studio(plan: str | None, studio: str) -> str:
+    return studio
 
 
 def _example(example: Example) -> dict[str, Any]:
