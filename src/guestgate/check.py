@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, case, func, select
 
 from guestgate import schema, sequence
 from guestgate.model import Outcome, Reason, Source, VisitState
@@ -105,12 +105,13 @@ def _visits(connection: Connection) -> Iterator[str]:
     """A visit's state is what its last correction says."""
     last = select(_w.visit_id, func.max(_w.seq).label("seq")).group_by(_w.visit_id).subquery()
     changes = select(_w.visit_id, _w.state, _w.why).join(last, last.c.seq == _w.seq).subquery()
+    reversed_why = case((changes.c.state == VisitState.REVERSED.value, changes.c.why))
     rows = connection.execute(
         select(_v.id, _v.state, _v.reversed_why, changes.c.state.label("last"), changes.c.why)
         .join(changes, changes.c.visit_id == _v.id, isouter=True)
         .where(
             (func.coalesce(changes.c.state, VisitState.AUTHORIZED.value) != _v.state)
-            | (func.coalesce(changes.c.why, "") != func.coalesce(_v.reversed_why, ""))
+            | (func.coalesce(reversed_why, "") != func.coalesce(_v.reversed_why, ""))
         )
         .limit(MOST)
     )

@@ -21,7 +21,7 @@ EXAMPLE = '{"aggregatorId": "<your-id>", "customerId": 293123213}'
 
 
 class BadBodyError(ValueError):
-    """The body is not a check-in; the message says why, without repeating what was sent."""
+    """The body is not what its path takes; the message says why, without repeating what was sent."""
 
 
 def parse_checkin(body: bytes) -> tuple[str, int]:
@@ -62,6 +62,11 @@ def problem(status: int, detail: str, *headers: tuple[str, str]) -> Response:
     """An error of the call itself (RFC 9457)."""
     content = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     return Response(status, [*_PROBLEM, *headers], json.dumps(content).encode())
+
+
+def kept() -> Response:
+    """A webhook is on disk."""
+    return Response(200, _JSON, b'{"kept":true}')
 
 
 def healthy() -> Response:

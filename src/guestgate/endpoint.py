@@ -12,6 +12,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,8 @@ import structlog
 import uuid_utils
 
 from guestgate import clock
+from guestgate.attendance import mailbox, webhook
+from guestgate.attendance.mailbox import Letter, Mailbox
 from guestgate.authorizer import Authorizer
 from guestgate.contract import (
     MAX_BODY_BYTES,
@@ -26,10 +29,11 @@ from guestgate.contract import (
     Response,
     answer,
     healthy,
+    kept,
     parse_checkin,
     problem,
 )
-from guestgate.directory import DirectoryFollower, KeyKind
+from guestgate.directory import DirectoryFollower, Key, KeyKind
 from guestgate.metrics import DoorMetrics
 from guestgate.model import CheckIn, Outcome, Reason
 
@@ -55,6 +59,8 @@ UNAUTHORIZED = problem(
 )
 UNSUPPORTED_MEDIA_TYPE = problem(415, "send Content-Type: application/json; charset=utf-8")
 TOO_LARGE = problem(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+LETTER_TOO_LARGE = problem(413, f"the body is larger than {webhook.MAX_BODY_BYTES} bytes")
+NOT_KEPT = problem(503, "the webhook could not be kept; send it again")
 BROKEN_OFF = problem(400, "the body was broken off")
 REQUEST_TIMEOUT = problem(408, "the body did not arrive in time")
 
@@ -62,7 +68,7 @@ STATUS = {Outcome.ALLOWED: 200, Outcome.DENIED: 403, Outcome.UNDECIDED: 503}
 
 
 class BodyTooLargeError(Exception):
-    """More than MAX_BODY_BYTES."""
+    """More than the path takes."""
 
 
 class BodyTimeoutError(Exception):
@@ -79,6 +85,7 @@ class Endpoint:
     def __init__(
         self,
         authorizer: Authorizer,
+        letters: Mailbox,
         studios: DirectoryFollower,
         metrics: DoorMetrics,
         *,
@@ -86,8 +93,8 @@ class Endpoint:
         answer_budget_ms: int,
         unknown_member_status: int,
     ) -> None:
-        """Answers check-ins on `checkin_path` within `answer_budget_ms` of their headers."""
-        self._authorizer = authorizer
+        """Answers check-ins on `checkin_path` within `answer_budget_ms` of their headers; webhooks have longer."""
+        self._authorizer, self._letters = authorizer, letters
         self._studios = studios
         self._loop = asyncio.get_running_loop()
         self._checkin_path = checkin_path.rstrip("/")
@@ -95,6 +102,7 @@ class Endpoint:
         self._unknown_member_status = unknown_member_status
         self._deadlines = Alarms(self._loop, self._budget_s, Exchange.expire)
         self._slow = Alarms(self._loop, WATCH_AFTER_S, Exchange.watch)
+        self._letter_deadlines = Alarms(self._loop, mailbox.ANSWER_WITHIN_S, Exchange.expire)
         share_s = authorizer.share_s
         self._shares = None if share_s is None else Alarms(self._loop, share_s, Exchange.share_over)
         # Calls that were no check-ins, by status; check-ins are on record.
@@ -107,10 +115,14 @@ class Endpoint:
             protocol.close(403)
             return
         started = self._loop.time()
-        exchange = Exchange(protocol, started + self._budget_s)
-        self._deadlines.add(exchange)
-        if self._shares is not None:
-            self._shares.add(exchange)
+        if scope.path.rstrip("/") == webhook.PATH:
+            exchange = Exchange(protocol, started + mailbox.ANSWER_WITHIN_S)
+            self._letter_deadlines.add(exchange)
+        else:
+            exchange = Exchange(protocol, started + self._budget_s)
+            self._deadlines.add(exchange)
+            if self._shares is not None:
+                self._shares.add(exchange)
         try:
             response = await self._respond(scope, exchange, started)
             if response is not None:
@@ -125,23 +137,29 @@ class Endpoint:
         path = scope.path.rstrip("/")
         if path == "/healthz":
             return healthy() if scope.method in ("GET", "HEAD") else GET_ONLY
-        if path != self._checkin_path:
+        is_letter = path == webhook.PATH
+        if path != self._checkin_path and not is_letter:
             return NOT_FOUND
         if scope.method != "POST":
             return POST_ONLY
         received_at = clock.now()
         headers = scope.headers
         token = _single(headers, "x-api-key").encode()
-        key = self._studios.directory.key(token, KeyKind.CHECKIN, clock.to_ms(received_at))
+        kind = KeyKind.WEBHOOK if is_letter else KeyKind.CHECKIN
+        key = self._studios.directory.key(token, kind, clock.to_ms(received_at))
         if key is None:
             return UNAUTHORIZED
         if not _is_json(headers):
             return UNSUPPORTED_MEDIA_TYPE
         try:
-            body = await exchange.read(headers.get("content-length"))
+            most_bytes = webhook.MAX_BODY_BYTES if is_letter else MAX_BODY_BYTES
+            body = await exchange.read(headers.get("content-length"), most_bytes)
+            if is_letter:
+                await self._keep(body, key, received_at, exchange)
+                return None
             aggregator_id, customer_id = parse_checkin(body)
         except BodyTooLargeError:
-            return TOO_LARGE
+            return LETTER_TOO_LARGE if is_letter else TOO_LARGE
         except BodyTimeoutError:
             self._count(REQUEST_TIMEOUT.status)
             exchange.write(REQUEST_TIMEOUT)
@@ -160,6 +178,14 @@ class Endpoint:
     def _count(self, status: int) -> None:
         self.counts[status] += 1
         self._metrics.other_calls.labels(status).inc()
+
+    async def _keep(self, body: bytes, key: Key, received_at: datetime, exchange: Exchange) -> None:
+        """Answer a webhook once it is on disk; who sends it reads nothing but the status."""
+        letter = Letter(webhook.parse(body), key.studio_id, clock.to_ms(received_at), body.decode(), key.fingerprint)
+        exchange.at_deadline = partial(exchange.write, NOT_KEPT)
+        is_kept = await self._letters.keep(letter)
+        exchange.write(kept() if is_kept else NOT_KEPT)
+        self._metrics.webhooks.labels("kept" if is_kept else "not_kept").inc()
 
     async def _answer(self, checkin: CheckIn, exchange: Exchange, started: float) -> None:
         call = self._authorizer.call(checkin, started, exchange.deadline)
@@ -227,14 +253,14 @@ class Exchange:
         self._protocol.response_bytes(response.status, response.headers, response.body)
         return True
 
-    async def read(self, content_length: str | None) -> bytes:
+    async def read(self, content_length: str | None, most_bytes: int) -> bytes:
         """The body, unless that is too large, late or broken off."""
-        if content_length is not None and int(content_length) > MAX_BODY_BYTES:
+        if content_length is not None and int(content_length) > most_bytes:
             raise BodyTooLargeError
         try:
             if content_length is not None:
                 return bytes(await self._protocol())
-            return await self._read_chunks()
+            return await self._read_chunks(most_bytes)
         except (BodyTooLargeError, BodyBrokenOffError):
             raise
         except asyncio.CancelledError:
@@ -243,7 +269,7 @@ class Exchange:
         except Exception as error:
             raise BodyBrokenOffError from error
 
-    async def _read_chunks(self) -> bytes:
+    async def _read_chunks(self, most_bytes: int) -> bytes:
         """A body of unknown length. granian ends one that was broken off like a whole one, but with two empty
         chunks instead of one."""
         body, chunks, empty = bytearray(), 0, 0
@@ -251,7 +277,7 @@ class Exchange:
             body += chunk
             chunks += 1
             empty += not chunk
-            if len(body) > MAX_BODY_BYTES or chunks > MAX_CHUNKS:
+            if len(body) > most_bytes or chunks > MAX_CHUNKS:
                 raise BodyTooLargeError
         if empty > 1:
             raise BodyBrokenOffError

@@ -32,6 +32,9 @@ class DoorMetrics:
         self.undelivered = self._counter(
             "guestgate_undelivered", "Decisions whose answer did not leave in time, or found the caller gone."
         )
+        self.webhooks = self._counter(
+            "guestgate_webhooks", "Webhooks that were taken, by whether they could be kept.", "outcome"
+        )
         self._answers = self._histogram(
             "guestgate_answer_seconds", "From a check-in's headers to its answer.", ANSWER_EDGES_S
         )
@@ -45,6 +48,8 @@ class DoorMetrics:
         self.stood_in = self._counter(
             "guestgate_stand_in_decisions", "Check-ins answered without the shared database.", "outcome"
         )
+        for kept in ("kept", "not_kept"):
+            self.webhooks.labels(kept)
         for outcome in Outcome:
             self.stood_in.labels(outcome)
         for reason in Reason:

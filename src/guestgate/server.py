@@ -14,6 +14,7 @@ import uvloop
 
 from guestgate import clock, partitions
 from guestgate.admin.process import AdminProcess, admin_address
+from guestgate.attendance.process import clerk_process
 from guestgate.database import Database
 from guestgate.door import Door, check_settings, door_address
 from guestgate.errors import OperationError, UnreachableError
@@ -85,9 +86,10 @@ class _Server:
         else:
             door = Door(self._settings, self._database, self._fail)
         admin_listener = AdminProcess(self._settings, door.state)
+        clerk = clerk_process(self._settings)
         caring: list[asyncio.Task[None]] = []
         try:
-            starting = [door.start(), admin_listener.start()]
+            starting = [door.start(), admin_listener.start(), clerk.start()]
             if follower is not None:
                 starting.append(follower.start())
             await asyncio.gather(*starting)
@@ -109,6 +111,7 @@ class _Server:
                 task.cancel()
             await admin_listener.stop()
             await door.stop()
+            await clerk.stop()
             if follower is not None:
                 await follower.stop()
         log.info("stopped")

@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     payable_requires: Literal["authorized", "confirmed"] = Field(
         "authorized", description="what a visit needs to be paid for"
     )
+    reconcile_every_s: int = Field(3600, ge=0, description="how often visits are held against entries; 0: never")
+    reconcile_grace_s: int = Field(
+        21_600, ge=1, description="how long an entry may take to be told of before its absence means something"
+    )
     host: str = Field("0.0.0.0", description="address of the public listener, or unix:/PATH behind a proxy")  # noqa: S104
     port: int = Field(8443, ge=1, le=65535, description="port of the public listener")
     admin_host: str = Field("127.0.0.1", description="address of the admin listener; with TLS unless on loopback")
@@ -73,7 +77,7 @@ class Settings(BaseSettings):
     @field_validator("checkin_path")
     @classmethod
     def _path(cls, path: str) -> str:
-        if not _PATH.fullmatch(path) or path.rstrip("/") in ("", "/healthz"):
+        if not _PATH.fullmatch(path) or path.rstrip("/") in ("", "/healthz", "/webhook"):
             raise ValueError("should be a path such as /checkin-validation")
         return path.rstrip("/")
 
