@@ -14,7 +14,7 @@ from sqlalchemy import Connection, select
 from guestgate import directory, schema, sequence
 from guestgate.attendance import attendances, customers, progress
 from guestgate.attendance.attendances import Attended
-from guestgate.attendance.customers import LIFECYCLE
+from guestgate.attendance.links import LIFECYCLE
 from guestgate.attendance.matching import Unit, Witness
 from guestgate.attendance.webhook import told_by
 from guestgate.bulk import BulkInsert, BulkSelect

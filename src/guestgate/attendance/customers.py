@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import Connection, func, select, update
 
 from guestgate import members, schema
-from guestgate.attendance.links import Step, link_of
+from guestgate.attendance.links import LIFECYCLE, Step, link_of
 from guestgate.attendance.matching import Unit
 from guestgate.attendance.webhook import Kind
 from guestgate.bulk import BulkInsert, BulkSelect
@@ -22,7 +22,6 @@ from guestgate.database import SYSTEM
 log = structlog.get_logger()
 
 DAY_MS = 86_400_000
-LIFECYCLE = (Kind.CREATED, Kind.DISABLED, Kind.DELETED)
 
 _s, _k, _n, _a = schema.sightings.c, schema.customers.c, schema.named_customers.c, schema.changes.c
 _insert = BulkInsert(schema.named_customers)
@@ -32,12 +31,8 @@ _linked = BulkSelect(_k.customer_id, _k.member_id, among=_k.customer_id)
 
 def name(connection: Connection, decisions: Collection[Any]) -> set[int]:
     """Remember whom check-ins named, and when last, to the day; returns customers that are named anew somewhere."""
-    found = {
-        (customer_id, studio_id, member_id): last_at_ms
-        for customer_id, studio_id, member_id, last_at_ms in _named(
-            connection, {row.customer_id for row in decisions}
-        )
-    }
+    asked = {row.customer_id for row in decisions}
+    found: dict[tuple[int, str, str], int] = {(*key,): at_ms for *key, at_ms in _named(connection, asked)}
     latest: dict[tuple[int, str, str], int] = {}
     for row in decisions:
         key = row.customer_id, row.studio_id, row.member_id or ""
@@ -76,7 +71,7 @@ def relink(connection: Connection, customer_id: int) -> list[Unit]:
     """Have the link of a customer follow from all that the platform told of it; returns what that may change."""
     told = connection.execute(
         select(_s.at_ms, _s.kind, _s.member_id, _s.reference).where(
-            _s.customer_id == customer_id, _s.kind.in_([kind.value for kind in LIFECYCLE])
+            _s.customer_id == customer_id, _s.kind.in_(LIFECYCLE)
         )
     ).all()
     named = _members(connection, {row.member_id for row in told if row.member_id is not None})
@@ -104,16 +99,6 @@ def relink(connection: Connection, customer_id: int) -> list[Unit]:
     members.link(connection, link.member_id, customer_id)
     connection.execute(update(schema.sightings).where(_s.customer_id == customer_id).values(ours=True))
     return _moved(connection, customer_id)
-
-
-def is_disabled(connection: Connection, customer_id: int) -> bool:
-    """Whether the platform said last that a customer may not come in any more."""
-    told = connection.execute(
-        select(_s.at_ms, _s.kind, _s.reference).where(
-            _s.customer_id == customer_id, _s.kind.in_([Kind.DISABLED.value, Kind.DELETED.value])
-        )
-    )
-    return link_of(Step(row.at_ms, Kind(row.kind), reference=row.reference) for row in told).disabled
 
 
 def _members(connection: Connection, ids: Collection[str]) -> set[str]:

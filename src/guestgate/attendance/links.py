@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from guestgate.attendance.webhook import Kind
 
+LIFECYCLE = (Kind.CREATED, Kind.DISABLED, Kind.DELETED)
+
 
 class Step(NamedTuple):
     """Something that made or ended a link.

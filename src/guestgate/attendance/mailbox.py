@@ -87,7 +87,7 @@ class Mailbox:
         """Return once it is on disk; False where it could not be kept in time, and is to be sent again."""
         if len(self._waiting) >= MAX_WAITING:
             return False
-        kept = self._loop.create_future()
+        kept: asyncio.Future[bool] = self._loop.create_future()
         self._waiting.append(_Waiting(letter, clock.monotonic() + KEPT_WITHIN_S, kept))
         self._wake.set()
         return await kept

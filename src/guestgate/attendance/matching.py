@@ -1,6 +1,6 @@
 """Which visit somebody came in on: entries and the answers that opened a door, held against one another.
 
-Pure, and of sets: the order in which anything was learned plays no part. All of it is about one customer at one studio.
+Pure, and of sets: the order in which anything was learned plays no part. It is about one customer at one studio.
 
 The platform tells of an entry without naming our answer, and its clock may differ from ours. So an entry belongs to
 an answer that let the customer in within `WINDOW_MS` of it, either way; of several, each to the one next to it, and
@@ -32,7 +32,7 @@ class Witness(StrEnum):
 
 
 class Opening(NamedTuple):
-    """An answer that let the customer in, or a visit that staff entered. ``undelivered`` where it surely never left."""
+    """An answer that let the customer in, or a visit that staff entered. ``undelivered``: it surely never left."""
 
     at_ms: int
     id: str

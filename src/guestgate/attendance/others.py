@@ -1,7 +1,7 @@
 """The gym's own customers, of whom webhooks tell as well: nothing of them is kept.
 
-Whether a customer is ours may turn out later than what happened to them: a webhook overtook another one, or a check-in
-has yet to be carried over. So they have the grace period to become ours, and then they go.
+Whether a customer is ours may turn out later than what happened to them: a webhook overtook another one, or a
+check-in has yet to be carried over. So they have the grace period to become ours, and then they go.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Others:
         self._dropped = 0
 
     def drop(self, received_until_ms: int) -> int:
-        """Drop what was received until then of customers who are not ours by now; returns how many things that were."""
+        """Drop what was received until then of customers who are not ours by now; returns how much that was."""
         self._dropped = 0
         while page := self._page(received_until_ms):
             for _ in self._database.write_many(page, self._take):

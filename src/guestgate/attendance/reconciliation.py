@@ -202,7 +202,8 @@ class Reconciliation:
                 report.unknown += 1
                 return
             _write_down(connection, customer_id, stays)
-            report.take(attendances.follow(connection, [unit]))
+            elsewhere = [_unit(stay, customer_id) for stay in stays if stay.studio_id != studio_id]
+            report.take(attendances.follow(connection, [unit, *elsewhere]))
             report.reversed += attendances.reverse_absent(connection, unit)
 
     def _visits_without_entry(self, since: datetime, until: datetime) -> Iterator[dict[str, Any]]:
@@ -244,6 +245,11 @@ class Reconciliation:
                     "source": row.source,
                     "reference": row.reference,
                 }
+
+
+def _unit(stay: Stay, customer_id: int) -> Unit:
+    at_ms = clock.to_ms(stay.entered_at)
+    return Unit(stay.studio_id, customer_id, at_ms, at_ms)
 
 
 def _write_down(connection: Connection, customer_id: int, stays: Sequence[Stay]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime, tzinfo
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 from uuid import UUID
 
 from guestgate import clock, strict_json
@@ -23,9 +23,7 @@ MAX_TYPE_CHARS = 64
 MAX_DEPTH = 32
 # The end of the year 9999.
 MAX_TIMESTAMP_MS = 253_402_300_799_999
-EXAMPLE = (
-    '{"entityId": 293123213, "uuid": "…", "payload": [{"timestamp": 1642779144176, "type": "…", "content": {}}]}'
-)
+EXAMPLE = '{"entityId": 293123213, "uuid": "…", "payload": [{"timestamp": 1642779144176, "type": "…"}]}'
 
 
 class Kind(StrEnum):
@@ -107,7 +105,7 @@ def _check(happened: Any, entity_id: Any) -> None:
         raise BadBodyError(f"entityId should be an integer from 1 to {MAX_CUSTOMER_ID}")
 
 
-def _is_customer(value: Any) -> bool:
+def _is_customer(value: Any) -> TypeGuard[int]:
     return type(value) is int and 1 <= value <= MAX_CUSTOMER_ID
 
 
