@@ -14,6 +14,7 @@ from guestgate import schema, sequence
 from guestgate.model import Outcome, Reason, Source, VisitState
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
+_s = schema.sightings.c
 MOST = 20
 
 
@@ -24,6 +25,7 @@ def check(connection: Connection) -> list[str]:
         *_numbers(connection),
         *_decisions(connection),
         *_visits(connection),
+        *_sightings(connection),
         *_links(connection),
     ]
 
@@ -124,6 +126,17 @@ def _visits(connection: Connection) -> Iterator[str]:
         select(_w.visit_id).join(schema.visits, _v.id == _w.visit_id, isouter=True).where(_v.id.is_(None)).limit(MOST)
     ).scalars():
         yield f"a correction is recorded for visit {visit_id}, which is missing"
+
+
+def _sightings(connection: Connection) -> Iterator[str]:
+    """What was seen at the door belongs to visits that there are."""
+    for reference, visit_id in connection.execute(
+        select(_s.reference, _s.visit_id)
+        .join(schema.visits, _v.id == _s.visit_id, isouter=True)
+        .where(_s.visit_id.is_not(None), _v.id.is_(None))
+        .limit(MOST)
+    ):
+        yield f"what {reference} tells belongs to visit {visit_id}, which is missing"
 
 
 def _links(connection: Connection) -> Iterator[str]:

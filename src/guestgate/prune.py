@@ -38,6 +38,7 @@ _d, _a, _v, _w, _c = (
     schema.visit_changes.c,
     schema.changes.c,
 )
+_s, _l, _n = schema.sightings.c, schema.webhooks.c, schema.named_customers.c
 _plan_of = BulkSelect(schema.members.c.id, schema.members.c.plan_id, among=schema.members.c.id)
 _reentries = BulkSelect(
     _d.id, _d.visit_id, among=_d.member_id, where=[schema.made_no_visit, _d.visit_id.is_not(None)]
@@ -78,6 +79,7 @@ class Pruned:
     visits: int = 0
     decisions: int = 0
     changes: int = 0
+    webhooks: int = 0
     kept_visits: int = 0
 
 
@@ -101,6 +103,10 @@ class Prune:
         )
         self._old_decisions = select(_d.seq, _d.id).where(_d.visit_id.is_(None), _d.received_at_ms < old_ms)
         self._old_changes = select(_c.seq).where(_c.at_ms < old_ms)
+        self._old_webhooks = select(_l.seq).where(_l.received_at_ms < old_ms)
+        # Those that belong to a visit go with it.
+        self._old_sightings = select(_s.seq).where(_s.at_ms < old_ms, _s.visit_id.is_(None))
+        self._not_named_since = _n.last_at_ms < old_ms
         with self.database.read() as connection:
             self._leaned_on = self._days_that_younger_reentries_lean_on(connection)
 
@@ -109,7 +115,13 @@ class Prune:
         with self.database.read() as connection:
             return sum(
                 connection.execute(select(func.count()).select_from(query.subquery())).scalar_one()
-                for query in (self._old_visits, self._old_decisions, self._old_changes)
+                for query in (
+                    self._old_visits,
+                    self._old_decisions,
+                    self._old_changes,
+                    self._old_webhooks,
+                    self._old_sightings,
+                )
             )
 
     def run(self, who: str) -> Iterator[int]:
@@ -123,6 +135,8 @@ class Prune:
             (self._old_visits, self._visits),
             (self._old_decisions, self._decisions),
             (self._old_changes, self._changes),
+            (self._old_webhooks, self._webhooks),
+            (self._old_sightings, self._sightings),
         ):
             rows = self.database.scan(query, query.selected_columns.seq)
             for count in self._count(rows, part) if self.dry_run else self.database.write_many(rows, part, who):
@@ -130,6 +144,8 @@ class Prune:
                 yield done
             before = done
         if not self.dry_run:
+            with self.database.write(who) as connection:
+                connection.execute(delete(schema.named_customers).where(self._not_named_since))
             partitions.drop_empty(self.database, self.now)
             with suppress(BusyError):  # every server does it daily, too
                 partitions.make_ahead(self.database, self.now)
@@ -184,6 +200,7 @@ class Prune:
         self.report.kept_visits += len(rows) - len(gone)
         self.report.visits += len(gone)
         self._delete(connection, schema.visit_changes, _w.visit_id, ids)
+        self._delete(connection, schema.sightings, _s.visit_id, ids)
         self._delete(connection, schema.visits, _v.id, ids)
         self._decisions_by_id(connection, [*made, *leaning])
 
@@ -198,6 +215,13 @@ class Prune:
     def _changes(self, connection: Connection, rows: Collection[Any]) -> None:
         self.report.changes += len(rows)
         self._delete(connection, schema.changes, _c.seq, [row.seq for row in rows])
+
+    def _webhooks(self, connection: Connection, rows: Collection[Any]) -> None:
+        self.report.webhooks += len(rows)
+        self._delete(connection, schema.webhooks, _l.seq, [row.seq for row in rows])
+
+    def _sightings(self, connection: Connection, rows: Collection[Any]) -> None:
+        self._delete(connection, schema.sightings, _s.seq, [row.seq for row in rows])
 
     def _delete(self, connection: Connection, table: Table, column: Column[Any], values: list[Any]) -> None:
         if not self.dry_run:

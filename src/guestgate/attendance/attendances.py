@@ -27,7 +27,8 @@ MOVES = (Kind.ENTRY.value, Kind.EXIT.value)
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
 _s, _k, _n = schema.sightings.c, schema.customers.c, schema.named_customers.c
-_made = BulkSelect(_d.id, _d.customer_id, among=_d.id)
+# A stand-in may have denied what the ledger had allowed; then the visit has a decision that let nobody in.
+_made = BulkSelect(_d.id, _d.customer_id, among=_d.id, where=[_d.visit_id.is_not(None)])
 _left = BulkSelect(_a.decision_id, _a.undelivered, among=_a.decision_id)
 _belongs = (
     update(schema.sightings)

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from guestgate import directory, schema, sequence
+from guestgate import directory, locks, schema, sequence
 from guestgate.attendance import attendances, customers, progress
 from guestgate.attendance.attendances import Attended
 from guestgate.attendance.links import LIFECYCLE
@@ -83,7 +83,13 @@ class Clerk:
 
     def _decided(self, connection: Connection, decisions: Collection[Any]) -> list[Unit]:
         """Remember whom check-ins named; returns what they may change of what was told before."""
-        decisions = [row for row in decisions if row.customer_id != NO_CUSTOMER]
+        # Somebody may have been forgotten since these were read.
+        there = locks.existing(connection, {row.member_id for row in decisions if row.member_id is not None})
+        decisions = [
+            row
+            for row in decisions
+            if row.customer_id != NO_CUSTOMER and (row.member_id is None or row.member_id in there)
+        ]
         fresh = customers.name(connection, decisions)
         seen = set(map(tuple, _sighted(connection, {row.customer_id for row in decisions})))
         customers.make_ours(connection, fresh & {customer_id for customer_id, _ in seen})

@@ -31,6 +31,7 @@ FILES = {
     "visits": "visits",
     "visit": "visits",
     "changes": "changes",
+    "reconcile": "reconciliation",
     "statement": "statements",
     "sandbox": "sandbox",
     "probe": "probe",
