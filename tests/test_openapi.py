@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gate import Gate, environment
+from gate import Gate, environment, wait_for
 from office import API
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from wire import ask, request
 
 SEED = "20261125"
 EXAMPLES = "12"
@@ -83,7 +85,7 @@ def test_the_admin_listener_conforms(served: Gate, tmp_path: Path, document: dic
     """Hostile calls to every route: no 5xx, answers as described, wrong data and methods refused."""
     with served.office() as client:
         authorization = f"Authorization: {client.headers['authorization']}"
-    public = ("/checkin-validation", "/healthz")
+    public = ("/checkin-validation", "/webhook", "/healthz")
     conforms(
         served, tmp_path, document, f"http://127.0.0.1:{served.admin_port}", "-H", authorization,
         *(argument for path in public for argument in ("--exclude-path", path)),
@@ -96,4 +98,17 @@ def test_the_public_listener_conforms(served: Gate, tmp_path: Path, document: di
         served, tmp_path, document, f"https://localhost:{served.port}", "--tls-verify", str(served.cert),
         "-H", f"X-API-Key: {served.keys['s1']}",
         "--include-path", "/checkin-validation", "--include-path", "/healthz",
+    )  # fmt: skip
+
+
+def test_webhooks_conform(served: Gate, tmp_path: Path, document: dict[str, Any]) -> None:
+    """The same with a key for them."""
+    token = secrets.token_urlsafe(24)
+    served.cli("key", "add", "s1", "--kind", "webhook", "--key-stdin", input=token)
+    wait_for(
+        lambda: ask(served, request(b"", key=token, path="/webhook")).status == 400, "the key is unknown", served
+    )
+    conforms(
+        served, tmp_path, document, f"https://localhost:{served.port}", "--tls-verify", str(served.cert),
+        "-H", f"X-API-Key: {token}", "--include-path", "/webhook",
     )  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attending import deliver, entry
 from backends import Backend, copied
 from callers import everything, problems, rows
 from killing import kill_at, lines_of, moments, repeat
@@ -18,6 +19,7 @@ from guestgate import database as database_module
 from guestgate import postgres as postgres_module
 from guestgate import prune as prune_module
 from guestgate import sqlite as sqlite_module
+from guestgate.attendance.clerk import Clerk
 from guestgate.database import Database
 from guestgate.errors import UsageError
 from guestgate.explain import explain
@@ -57,6 +59,10 @@ def desk(terminal: Terminal) -> Terminal:
         past.checkin("nobody", NOW - timedelta(days=days))
     past.checkin("free", NOW - timedelta(days=395), undelivered=True)
     past.close()
+    for days in (390, 30, 5):
+        at = NOW - timedelta(days=days)
+        deliver(terminal.database, entry(at), entry(at - timedelta(hours=5)), received_at=at)
+    Clerk(terminal.database).catch_up()
     terminal.monkeypatch.setattr(clock, "now", lambda: NOW)
     with terminal.writing() as connection:
         old = clock.to_ms(NOW - timedelta(days=200))
@@ -83,6 +89,10 @@ def test_what_is_old_goes_and_what_matters_stays(desk: Terminal) -> None:
     orphans = "SELECT count(*) FROM answers WHERE decision_id NOT IN (SELECT id FROM decisions)"
     assert rows(desk.database, orphans) == [(0,)]
     assert report["kept_visits"] == 38
+    assert report["webhooks"] == 2
+    assert rows(desk.database, "SELECT count(*) FROM webhooks") == [(4,)]
+    seen = rows(desk.database, "SELECT at_ms, visit_id IS NOT NULL AS matched FROM sightings ORDER BY at_ms")
+    assert [row.matched for row in seen] == [False, True, False, False]
     assert report["changes"] == 3
     (change,) = rows(desk.database, "SELECT who, after FROM changes WHERE action = 'record.pruned'")
     assert change.who.startswith("cli:")

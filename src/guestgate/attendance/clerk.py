@@ -92,8 +92,8 @@ class Clerk:
         ]
         fresh = customers.name(connection, decisions)
         seen = set(map(tuple, _sighted(connection, {row.customer_id for row in decisions})))
-        customers.make_ours(connection, fresh & {customer_id for customer_id, _ in seen})
-        return [
+        units = customers.make_ours(connection, fresh & {customer_id for customer_id, _ in seen})
+        return units + [
             Unit(row.studio_id, row.customer_id, row.received_at_ms, row.received_at_ms)
             for row in decisions
             if (row.customer_id, row.studio_id) in seen
@@ -130,7 +130,7 @@ class Clerk:
         units = [
             Unit(row.studio_id, one.customer_id, one.at_ms, one.at_ms)
             for row, one in told
-            if one.kind not in LIFECYCLE
+            if one.kind not in LIFECYCLE and (row.studio_id, one.customer_id) in known
         ]
         for customer_id in sorted({one.customer_id for _, one in told if one.kind in LIFECYCLE}):
             units += customers.relink(connection, customer_id)

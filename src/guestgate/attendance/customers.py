@@ -57,14 +57,19 @@ def known(connection: Connection, pairs: Collection[tuple[str, int]]) -> set[tup
     return {pair for pair in pairs if pair[1] in linked or pair in named}
 
 
-def make_ours(connection: Connection, customers: Collection[int]) -> None:
-    """What was told of these before it was known that they are ours is of ours."""
+def make_ours(connection: Connection, customers: Collection[int]) -> list[Unit]:
+    """What was told of these before it was known that they are ours is of ours; returns what that may change."""
     rows = connection.execute(
-        select(_s.seq, _s.studio_id, _s.customer_id).where(_s.customer_id.in_(customers), _s.ours.is_(False))
+        select(_s.seq, _s.studio_id, _s.customer_id, _s.at_ms).where(
+            _s.customer_id.in_(customers), _s.ours.is_(False)
+        )
     ).all()
     ours = known(connection, {(row.studio_id, row.customer_id) for row in rows})
-    seqs = [row.seq for row in rows if (row.studio_id, row.customer_id) in ours]
-    connection.execute(update(schema.sightings).where(_s.seq.in_(seqs)).values(ours=True))
+    rows = [row for row in rows if (row.studio_id, row.customer_id) in ours]
+    if rows:
+        seqs = [row.seq for row in rows]
+        connection.execute(update(schema.sightings).where(_s.seq.in_(seqs)).values(ours=True))
+    return [Unit(row.studio_id, row.customer_id, row.at_ms, row.at_ms) for row in rows]
 
 
 def relink(connection: Connection, customer_id: int) -> list[Unit]:

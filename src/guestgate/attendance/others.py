@@ -53,7 +53,7 @@ class Others:
         for customer_id in sorted({row.customer_id for row in rows if row.kind == Kind.CREATED.value}):
             # For a member who was added after the platform had told of it.
             units += customers.relink(connection, customer_id)
-        customers.make_ours(connection, {row.customer_id for row in rows})
+        units += customers.make_ours(connection, {row.customer_id for row in rows})
         attendances.follow(connection, units)
         seqs = [row.seq for row in rows]
         gone = connection.execute(select(schema.sightings).where(_s.seq.in_(seqs), _s.ours.is_(False))).all()
