@@ -159,10 +159,6 @@ def _event() -> dict[str, Any]:
         "properties": {
             "entityId": {"description": "the customer's or studio's number, where it is one's"},
             "uuid": {"type": "string", "format": "uuid"},
-                "type": "string",
-                "format": "uuid",
-                "pattern": "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
-            },
             "payload": {"type": "array", "minItems": 1, "items": happened},
         },
         "example": {"entityId": 7893459, "uuid": uuid, "payload": [example]},
