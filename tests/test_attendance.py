@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,33 @@ def test_one_at_a_time(desk: Terminal) -> None:
         progress.note(connection, reconciling_until_ms=0)
     reconcile(desk.database)
     reconcile(desk.database)
+
+
+def test_the_command(desk: Terminal, past: Past) -> None:
+    """Says what was changed and what is different, and the second time that nothing was."""
+    visit, other = past.checkin("ada", START, customer=7), past.checkin("bob", START, customer=8)
+    deliver(desk.database, entry(START, 7), entry(START + HOUR, 8))
+    (report,) = desk.json("reconcile", "--since", "7d")
+    assert (report["confirmed"], report["reversed"], report["problems"]) == ([visit.id], [], [])
+    assert [one["visit"] for one in report["visits_without_entry"]] == [other.id]
+    assert [one["customer"] for one in report["entries_without_visit"]] == [8]
+    lines = desk.run("reconcile").out.splitlines()
+    assert [line.split("  ")[0] for line in lines[:-1]] == ["visit without entry", "entry without visit"]
+    assert "0 visits confirmed" in lines[-1]
+
+
+def test_several_clerks_read_one_record(desk: Terminal, past: Past) -> None:
+    """Each webhook is read once, whoever comes first."""
+    made = [past.checkin("ada", START + number * HOUR, customer=7) for number in range(20)]
+    deliver(desk.database, *(entry(START + number * HOUR, 7) for number in range(20)))
+    clerks = [threading.Thread(target=Clerk(Database.at(desk.database_url)).catch_up) for _ in range(3)]
+    for clerk in clerks:
+        clerk.start()
+    for clerk in clerks:
+        clerk.join()
+    assert states(desk.database) == {one.id: "confirmed" for one in made}
+    assert rows(desk.database, "SELECT count(*) FROM visit_changes") == [(20,)]
+    assert problems(desk.database) == []
 
 
 # Any order, any delay, any loss

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from attending import deliver, entry
+from attending import Book, deliver, entry
 from backends import Server
 from callers import noon_zone, problems, rows
 from cluster import Cluster
@@ -23,7 +23,7 @@ from terminal import Terminal
 from guestgate import clock, events, schema, sequence, sessions, tokens
 from guestgate import database as database_module
 from guestgate import transfer as transfer_module
-from guestgate.attendance.clerk import Clerk
+from guestgate.attendance.reconciliation import Reconciliation
 from guestgate.database import Database
 from guestgate.errors import OperationError
 from guestgate.model import Decision
@@ -97,7 +97,7 @@ def desk(terminal: Terminal) -> Terminal:
     visit = checkin(ODD[0], start + timedelta(hours=1)).visit_id
     past.close()
     deliver(terminal.database, *(entry(start - timedelta(days=days), 2**63 - 1) for days in (30, 31)))
-    Clerk(terminal.database).catch_up()
+    Reconciliation(terminal.database, Book(), timedelta(hours=1)).run()
     terminal.run("visit", "reverse", str(visit), "--why", "\n".join(ODD))
     with terminal.writing() as connection:
         sessions.begin(connection, tokens.create(connection, tokens.Role("viewer"), name="office"))

@@ -42,6 +42,8 @@ def gate(new_gate: Callable[[], Gate]) -> Gate:
     """A serving installation; its key for webhooks is `key`."""
     gate = new_gate()
     gate.keys["webhook"] = furnished(gate)
+    with (gate.home / "guestgate.toml").open("a", encoding="utf-8") as file:
+        file.write("reconcile_every_s = 1\n")
     gate.start()
     return gate
 
@@ -79,6 +81,11 @@ def test_a_webhook_is_kept_once_and_confirms_its_visit(gate: Gate) -> None:
     assert 'guestgate_webhooks_total{outcome="kept"}' in metrics
     assert "guestgate_webhooks_waiting 0.0" in metrics
     assert "guestgate_entries_without_visit 0.0" in metrics
+    wait_for(
+        lambda: rows(gate.database, "SELECT 1 FROM attendance_progress WHERE reconciled_at_ms > 0"),
+        "nothing is reconciled",
+        gate,
+    )
     (key,) = [key for key in gate.json("key", "list") if key["kind"] == "webhook"]
     assert key["last_used_at"] is not None
 

@@ -23,6 +23,8 @@ from guestgate.directory import Directory
 from guestgate.forget import NO_CUSTOMER
 
 PAGE = 500
+# Most webhooks tell of the gym's own customers, and nothing has to be worked out for those.
+TOGETHER = 8
 
 _d, _w, _s = schema.decisions.c, schema.webhooks.c, schema.sightings.c
 _decisions = select(_d.seq, _d.studio_id, _d.customer_id, _d.member_id, _d.received_at_ms)
@@ -46,7 +48,7 @@ class Clerk:
         """
         self._attended = Attended([], [])
         while page := self._page(to_the_end):
-            for _ in self._database.write_many(page, self._take):
+            for _ in self._database.write_many(page, self._take, at_least=TOGETHER):
                 pass
         return self._attended
 
@@ -74,8 +76,10 @@ class Clerk:
             return
         if directory.current_version(connection) != self._directory.version:
             self._directory = directory.load(connection)
-        units = self._decided(connection, [row for row in rows if not hasattr(row, "body")])
-        units += self._told(connection, [row for row in rows if hasattr(row, "body")])
+        decisions = [row for row in rows if not hasattr(row, "body")]
+        letters = [row for row in rows if hasattr(row, "body")]
+        units = self._decided(connection, decisions) if decisions else []
+        units += self._told(connection, letters) if letters else []
         attended = attendances.follow(connection, units)
         self._attended.confirmed.extend(attended.confirmed)
         self._attended.not_confirmed.extend(attended.not_confirmed)

@@ -59,6 +59,8 @@ def known(connection: Connection, pairs: Collection[tuple[str, int]]) -> set[tup
 
 def make_ours(connection: Connection, customers: Collection[int]) -> list[Unit]:
     """What was told of these before it was known that they are ours is of ours; returns what that may change."""
+    if not customers:
+        return []
     rows = connection.execute(
         select(_s.seq, _s.studio_id, _s.customer_id, _s.at_ms).where(
             _s.customer_id.in_(customers), _s.ours.is_(False)

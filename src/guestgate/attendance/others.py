@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -21,7 +21,7 @@ from guestgate.attendance.webhook import Kind, told_by, without
 from guestgate.database import Database
 from guestgate.forget import NO_CUSTOMER
 
-PAGE = 500
+PAGE, TOGETHER = 500, 32
 
 _s, _w = schema.sightings.c, schema.webhooks.c
 
@@ -38,7 +38,7 @@ class Others:
         """Drop what was received until then of customers who are not ours by now; returns how much that was."""
         self._dropped = 0
         while page := self._page(received_until_ms):
-            for _ in self._database.write_many(page, self._take):
+            for _ in self._database.write_many(page, self._take, at_least=TOGETHER):
                 pass
         return self._dropped
 
@@ -62,19 +62,20 @@ class Others:
         letters = defaultdict[tuple[str, str], set[int]](set)
         for row in gone:
             if row.source == Witness.WEBHOOK.value:
-                letters[row.studio_id, row.reference.partition("/")[0]].add(row.customer_id)
-        for (studio_id, uuid), strangers in letters.items():
-            _strike_out(connection, studio_id, uuid, strangers)
+                letters[row.reference.partition("/")[0], row.studio_id].add(row.customer_id)
+        _strike_out(connection, letters)
 
 
-def _strike_out(connection: Connection, studio_id: str, uuid: str, strangers: set[int]) -> None:
-    """A webhook that told of nobody else goes; in others, nobody's number stands in the place of theirs."""
-    this = (_w.uuid == uuid) & (_w.studio_id == studio_id)
-    body = connection.execute(select(_w.body).where(this)).scalar_one_or_none()
-    if body is None:
-        return
-    if {told.customer_id for told in told_by(body, ZoneInfo("UTC"))} <= strangers:
-        connection.execute(delete(schema.webhooks).where(this))
-    else:
-        left = without(json.loads(body), dict.fromkeys(strangers, NO_CUSTOMER))
-        connection.execute(update(schema.webhooks).where(this).values(body=json.dumps(left, ensure_ascii=False)))
+def _strike_out(connection: Connection, letters: Mapping[tuple[str, str], set[int]]) -> None:
+    """Of webhooks, by uuid and studio: one that tells of nobody else goes; else nobody's number stands for theirs."""
+    query = select(schema.webhooks).where(_w.uuid.in_({uuid for uuid, _ in letters}))
+    empty = []
+    for row in connection.execute(query).all():
+        strangers = letters.get((row.uuid, row.studio_id), set())
+        if {told.customer_id for told in told_by(row.body, ZoneInfo("UTC"))} <= strangers:
+            empty.append(row.seq)
+        elif strangers:
+            left = without(json.loads(row.body), dict.fromkeys(strangers, NO_CUSTOMER))
+            body = json.dumps(left, ensure_ascii=False)
+            connection.execute(update(schema.webhooks).where(_w.seq == row.seq).values(body=body))
+    connection.execute(delete(schema.webhooks).where(_w.seq.in_(empty)))
