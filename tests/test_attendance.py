@@ -23,6 +23,7 @@ from guestgate.attendance import reconciliation as reconciliation_module
 from guestgate.attendance.clerk import Clerk
 from guestgate.attendance.history import NoHistory
 from guestgate.attendance.reconciliation import Reconciliation, Report
+from guestgate.case import case
 from guestgate.database import Database
 from guestgate.errors import ConflictError, OperationError
 
@@ -131,8 +132,8 @@ def test_check_outs_give_the_stay(desk: Terminal, past: Past) -> None:
         entry(START, 8),
     )
     with desk.reading() as connection:
-        assert attendances.stay_of(connection, ada.id)["left_at"] == clock.iso(START + HOUR)
-        assert attendances.stay_of(connection, bob.id)["left_at"] == clock.iso(START + 3 * HOUR)
+        stays = [case(connection, one.id, payable_requires="confirmed")["stay"] for one in (ada, bob)]
+    assert [one["left_at"] for one in stays] == [clock.iso(START + HOUR), clock.iso(START + 3 * HOUR)]
 
 
 def test_an_entry_shows_that_an_answer_did_reach_the_door(desk: Terminal, past: Past) -> None:
