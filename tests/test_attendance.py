@@ -441,7 +441,7 @@ def test_being_killed_anywhere_changes_nothing(desk: Terminal, past: Past, backe
     with copied(backend, desk.database_url, tmp_path) as database:
         lines = lines_of(lambda: work(database), *modules)
         reference = outcome(database)
-    for line in moments("attendance", lines, backend.name):
+    for line in moments("attendance", lines, backend.name)[:12]:
         with copied(backend, desk.database_url, tmp_path) as database:
             kill_at(line, lambda database=database: work(database), *modules)
             with database.write() as connection:

@@ -93,16 +93,12 @@ class Mailbox:
         return await kept
 
     def _run(self) -> None:
-        free_until = 0.0
         while True:
             self._wake.wait()
             self._wake.clear()
-            clock.sleep(max(0.0, free_until - clock.monotonic()))
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
-                held_s = self._deliver(batch)
-                free_until = clock.monotonic() + LEAVE_FREE * held_s
-                clock.sleep(LEAVE_FREE * held_s)
+                clock.sleep(LEAVE_FREE * self._deliver(batch))
             if self._stopping:
                 self._close()
                 return

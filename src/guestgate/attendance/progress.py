@@ -9,8 +9,9 @@ from sqlalchemy import Connection, func, insert, select, update
 from guestgate import clock, schema
 from guestgate.errors import ConflictError
 
-# A server that was killed while it reconciled keeps others from it for no longer; asking the platform takes less.
-LEASE_MS = 600_000
+# Whoever reconciles keeps others from it for so long, from each step on; one that was killed not for longer. It saves
+# the platform questions, and nothing depends on it.
+LEASE_MS = 60_000
 
 _p, _w = schema.attendance_progress.c, schema.webhooks.c
 _NOTHING = {"id": 1, "seq": 0, "reconciling_until_ms": 0, "reconciled_at_ms": 0}

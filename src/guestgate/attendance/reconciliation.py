@@ -25,12 +25,13 @@ from guestgate.attendance.webhook import Kind
 from guestgate.bulk import BulkInsert, BulkSelect
 from guestgate.corrections import BY_CHECKIN, UNDELIVERED
 from guestgate.database import SYSTEM, Database
-from guestgate.errors import OperationError
+from guestgate.errors import ConflictError, OperationError
 from guestgate.forget import NO_CUSTOMER
 from guestgate.model import Outcome, VisitState
 
 # How far back differences are looked for, and the history is asked where that was never done.
 REACH = timedelta(days=31)
+RETRY_S = 0.5
 
 _d, _a, _v, _s = schema.decisions.c, schema.answers.c, schema.visits.c, schema.sightings.c
 _r = schema.reconciled_studios.c
@@ -79,14 +80,13 @@ class Reconciliation:
         self._database, self._history, self._grace = database, history, grace
         self._stopping = stopping
 
-    def run(self, since: datetime | None = None, who: str = SYSTEM) -> Report:
+    def run(self, since: datetime | None = None, who: str = SYSTEM, *, patience_s: float = 0.0) -> Report:
         """Reconcile what happened since then, by default since the last time.
 
-        Raises ConflictError where somebody else is at it.
+        Somebody else who is at it is waited for; raises ConflictError where that takes longer than `patience_s`.
         """
+        self._begin(who, clock.monotonic() + patience_s)
         began = clock.now()
-        with self._database.write(who) as connection:
-            progress.begin_reconciling(connection)
         try:
             report = self._run(began, since, who)
             with self._database.write(who) as connection:
@@ -95,6 +95,17 @@ class Reconciliation:
             with self._database.write(who) as connection:
                 progress.note(connection, reconciling_until_ms=0)
         return report
+
+    def _begin(self, who: str, give_up_at: float) -> None:
+        while True:
+            try:
+                with self._database.write(who) as connection:
+                    progress.begin_reconciling(connection)
+                return
+            except ConflictError:
+                if clock.monotonic() >= give_up_at:
+                    raise
+            clock.sleep(RETRY_S)
 
     def _run(self, began: datetime, since: datetime | None, who: str) -> Report:
         first, until = since or began - REACH, began - self._grace

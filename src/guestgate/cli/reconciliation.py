@@ -15,6 +15,9 @@ from guestgate.cli.common import AsJson, ConfigFile, open_database, printable, s
 from guestgate.cli.rules import Since
 from guestgate.instants import parse_since
 
+# Longer than one that was killed keeps others from it.
+PATIENCE_S = 75.0
+
 
 def register(main: typer.Typer) -> None:
     """Add this command."""
@@ -33,7 +36,7 @@ def reconcile(since: Since = None, config: ConfigFile = None, as_json: AsJson = 
     loaded = settings.load(config)
     start = None if since is None else parse_since(since, clock.now())
     grace = timedelta(seconds=loaded.reconcile_grace_s)
-    report = Reconciliation(open_database(config), NoHistory(), grace).run(start, who())
+    report = Reconciliation(open_database(config), NoHistory(), grace).run(start, who(), patience_s=PATIENCE_S)
     if as_json:
         show(asdict(report), as_json)
     else:
