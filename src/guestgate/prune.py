@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Column, Connection, Table, delete, func, select
 
 from guestgate import changes, clock, directory, partitions, schema
+from guestgate.attendance.webhook import Kind
 from guestgate.bulk import BulkSelect
 from guestgate.changes import Change
 from guestgate.database import MAX_CHUNK, BusyError, Database
@@ -104,8 +105,9 @@ class Prune:
         self._old_decisions = select(_d.seq, _d.id).where(_d.visit_id.is_(None), _d.received_at_ms < old_ms)
         self._old_changes = select(_c.seq).where(_c.at_ms < old_ms)
         self._old_webhooks = select(_l.seq).where(_l.received_at_ms < old_ms)
-        # Those that belong to a visit go with it.
-        self._old_sightings = select(_s.seq).where(_s.at_ms < old_ms, _s.visit_id.is_(None))
+        # Those that belong to a visit go with it; those that tell whose a customer is stay.
+        moves = _s.kind.in_([Kind.ENTRY.value, Kind.EXIT.value])
+        self._old_sightings = select(_s.seq).where(_s.at_ms < old_ms, _s.visit_id.is_(None), moves)
         self._not_named_since = _n.last_at_ms < old_ms
         with self.database.read() as connection:
             self._leaned_on = self._days_that_younger_reentries_lean_on(connection)
