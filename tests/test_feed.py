@@ -251,7 +251,9 @@ def test_an_undelivered_visit_is_reversed_in_the_feed(gate: Gate) -> None:
         return bool(reversals())
 
     wait_for(reversed_at_last, "no reversal came", gate)
-    assert {(reversal["who"], reversal["why"]) for reversal in reversals()} == {("guestgate", "undelivered")}
+    found = reversals()
+    assert {(reversal["who"], reversal["why"]) for reversal in found} == {("guestgate", "undelivered")}
+    assert len({reversal["visit"] for reversal in found}) == len(found), "each visit is taken back once"
 
 
 def test_an_applications_database_is_kept_in_step(gate: Gate, tmp_path: Path) -> None:
