@@ -28,6 +28,14 @@ def test_changes_by_api_are_in_force_at_once() -> None:
     assert "88 changes" in said and " 0 after 2 s" in said and " 0 failed" in said
 
 
+@pytest.mark.parametrize("where", [(), ("--postgresql",)])
+def test_a_replay_of_what_the_ledger_recorded(where: tuple[str, ...]) -> None:
+    """Under the plans as they were, every answer is the recorded one."""
+    said = experiment("replay", "--checkins", "2000", "--members", "100", "--rounds", "1", *where)
+    assert "0 answers changed by the plans as they were, 0 unexplained" in said
+    assert len(re.findall(r"^replay, ", said, re.MULTILINE)) == 3
+
+
 def test_members_in_bulk_beside_open_doors() -> None:
     """By command line and by API: all there, no call without its answer, a record that agrees with itself."""
     said = experiment("million", "--members", "3000", "--rate", "30", "--seconds", "1")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from naive import DAY, MICROSECOND, MINUTE
 
-from guestgate.decide import decide
+from guestgate.decide import PLAN_REASONS, decide, plan_reason, plan_rules
 from guestgate.model import CheckIn, Facts, Hours, Limit, Member, Per, Plan, Reason, Status, Studio, Visit
 
 # A busy machine is no failure.
@@ -370,6 +370,18 @@ def test_the_reach_holds_the_windows_between_visits(rule: str, minutes: int) -> 
 def test_a_limit_in_total_reaches_back_for_ever() -> None:
     """No visit is too old for it, whatever the other limits are."""
     assert Plan("plan", 1, "Plan", limits=(Limit(1, Per.DAY), Limit(9, Per.TOTAL))).reach_days is None
+
+
+@settings(SETTINGS, max_examples=1000)
+@given(moments())
+def test_a_replay_asks_the_same_rules(moment: Moment) -> None:
+    """The reason by a plan's rules alone is the decision's, wherever it is up to the plan."""
+    facts, reason = moment.facts, moment.decide().reason
+    member = facts.member
+    assert member is not None
+    if reason in PLAN_REASONS:
+        today = naive.local_date(moment.at, facts.studio)
+        assert plan_reason(plan_rules(member.plan), facts, member, moment.at, today) is reason
 
 
 @settings(SETTINGS, max_examples=200)

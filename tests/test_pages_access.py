@@ -24,6 +24,7 @@ from guestgate.tokens import Role
 
 # What takes more than a viewer; written down here a second time on purpose.
 OPERATORS = {("POST", "/member/status"), ("POST", "/member/visit"), ("POST", "/visit/reverse")}
+ADMINS = {("POST", "/statements/{month}/close")}
 WITHOUT_SESSION = {("GET", "/login"), ("POST", "/login"), ("GET", "/static/{name}")}
 STREAMS = {("GET", "/now/stream")}
 ROUTES = sorted(
@@ -64,7 +65,8 @@ def test_every_page_is_guarded() -> None:
         for method in route.methods
     }
     assert {route for route in ROUTES if required.get(route) is None} == WITHOUT_SESSION
-    assert {route for route, role in required.items() if role not in (None, Role.VIEWER)} == OPERATORS
+    assert {route for route, role in required.items() if role not in (None, Role.VIEWER)} == OPERATORS | ADMINS
+    assert all(required[route] is Role.ADMIN for route in ADMINS)
     assert all(required[route] is Role.OPERATOR for route in OPERATORS)
 
 
@@ -90,7 +92,7 @@ def test_a_role_may_do_what_it_may(desks: dict[str | None, Desk], route: tuple[s
         return
     desk = desks[role]
     answer = call(desk, route, content=b"" if route[0] == "POST" else None, headers=FORM)
-    required = Role.OPERATOR if route in OPERATORS else Role.VIEWER
+    required = Role.ADMIN if route in ADMINS else Role.OPERATOR if route in OPERATORS else Role.VIEWER
     if not role.includes(required):
         assert answer.status_code == 403
         assert f"a token of role {required}; yours is of role {role}" in answer.text
@@ -108,8 +110,8 @@ def test_forms_of_other_pages_are_refused(
     desks: dict[str | None, Desk], served: Gate, route: tuple[str, str]
 ) -> None:
     """Without the session's value, with another session's, and from another site even with it."""
-    desk = desks[Role.OPERATOR]
-    with Desk(served, Role.OPERATOR) as other:
+    desk = desks[Role.ADMIN]
+    with Desk(served, Role.ADMIN) as other:
         values = ("", "é", other.csrf)
     for fields in ({"other": "field"}, *({"csrf": value} for value in values)):
         assert call(desk, route, data=fields).status_code == 403

@@ -5,17 +5,18 @@ Each check is a question whose answer should be nothing; what it finds is named 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import combinations
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, case, func, select
 
 from guestgate import schema, sequence
 from guestgate.directory import KeyKind
 from guestgate.model import Outcome, Reason, Source, VisitState
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
-_n = schema.validations.c
+_n, _s, _l = schema.validations.c, schema.statements.c, schema.statement_lines.c
 MOST = 20
 
 
@@ -27,6 +28,7 @@ def check(connection: Connection) -> list[str]:
         *_decisions(connection),
         *_visits(connection),
         *_validations(connection),
+        *_statements(connection),
         *_links(connection),
     ]
 
@@ -109,12 +111,13 @@ def _visits(connection: Connection) -> Iterator[str]:
     """A visit's state is what its last correction says."""
     last = select(_w.visit_id, func.max(_w.seq).label("seq")).group_by(_w.visit_id).subquery()
     changes = select(_w.visit_id, _w.state, _w.why).join(last, last.c.seq == _w.seq).subquery()
+    reversed_why = case((changes.c.state == VisitState.REVERSED.value, changes.c.why))
     rows = connection.execute(
         select(_v.id, _v.state, _v.reversed_why, changes.c.state.label("last"), changes.c.why)
         .join(changes, changes.c.visit_id == _v.id, isouter=True)
         .where(
             (func.coalesce(changes.c.state, VisitState.AUTHORIZED.value) != _v.state)
-            | (func.coalesce(changes.c.why, "") != func.coalesce(_v.reversed_why, ""))
+            | (func.coalesce(reversed_why, "") != func.coalesce(_v.reversed_why, ""))
         )
         .limit(MOST)
     )
@@ -135,6 +138,21 @@ def _validations(connection: Connection) -> Iterator[str]:
         select(_n.id).where(_n.outcome == Outcome.ALLOWED.value, _n.member_id.is_(None)).limit(MOST)
     ).scalars():
         yield f"member validation {validation_id} was allowed, but names no member"
+
+
+def _statements(connection: Connection) -> Iterator[str]:
+    """A closed month has all its lines, and they come to what it says."""
+    for row in connection.execute(select(schema.statements).where(_s.closed_at_ms.is_not(None)).order_by(_s.month)):
+        lines, payable = connection.execute(
+            select(func.count(), func.coalesce(func.sum(_l.payable), 0)).where(
+                _l.month == row.month, _l.attempt == row.attempt
+            )
+        ).one()
+        if lines != row.line_count:
+            yield f"the statement of {row.month} has {lines} lines and should have {row.line_count}"
+        said = sum(total["payable"] + total["adjustments"] for total in json.loads(row.totals))
+        if payable != said:
+            yield f"the statement of {row.month} says that {said} visits pay, and its lines come to {payable}"
 
 
 def _links(connection: Connection) -> Iterator[str]:

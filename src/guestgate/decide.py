@@ -7,7 +7,7 @@ asked, so that the reason, an explanation and the next permitted instant come fr
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
 from guestgate.model import (
     STUDIO,
@@ -19,6 +19,7 @@ from guestgate.model import (
     LimitUse,
     Member,
     Outcome,
+    Plan,
     Reason,
     Status,
     Verdict,
@@ -70,6 +71,30 @@ def judge(facts: Facts, at: datetime, today: date) -> tuple[Verdict, ...]:
         PASSES[Reason.UNKNOWN_MEMBER],
         *[verdict(facts, member, at, today) for _, verdict in RULES],
     )
+
+
+def plan_reason(rules: PlanRules, facts: Facts, member: Member, at: datetime, today: date) -> Reason:
+    """The reason that `decide` gives where nothing but the `plan_rules` of the member's plan is left to say no.
+
+    Who decides millions of check-ins again needs neither the verdicts nor when the member may come again, which take
+    far longer than to find out whether a rule settles the matter.
+    """
+    for reason, settles in rules:
+        if settles(facts, member, at, today):
+            return reason
+    return Reason.OK
+
+
+def plan_rules(plan: Plan) -> PlanRules:
+    """Those of the rules of plans that a plan has; the others let everything pass."""
+    has = {
+        Reason.STUDIO_NOT_IN_PLAN: plan.studio_tags is not None,
+        Reason.REENTRY: plan.reentry_minutes > 0,
+        Reason.OUTSIDE_HOURS: plan.hours is not None,
+        Reason.TOO_SOON: plan.min_gap_minutes > 0,
+        Reason.LIMIT_REACHED: bool(plan.limits),
+    }
+    return tuple((reason, settles) for reason, settles in PLAN_RULES if has[reason])
 
 
 def _deciding(verdicts: tuple[Verdict, ...]) -> Verdict | None:
@@ -135,41 +160,61 @@ def _membership_cancelled(facts: Facts, member: Member, at: datetime, today: dat
 
 
 def _studio_not_in_plan(facts: Facts, member: Member, at: datetime, today: date) -> Verdict:
+    return _passes_unless(_is_not_in_plan(facts, member, at, today), Reason.STUDIO_NOT_IN_PLAN)
+
+
+def _is_not_in_plan(facts: Facts, member: Member, at: datetime, today: date) -> bool:
     tags = member.plan.studio_tags
-    return _passes_unless(tags is not None and tags.isdisjoint(facts.studio.tags), Reason.STUDIO_NOT_IN_PLAN)
+    return tags is not None and tags.isdisjoint(facts.studio.tags)
 
 
 def _reentry(facts: Facts, member: Member, at: datetime, today: date) -> Verdict:
-    window = timedelta(minutes=member.plan.reentry_minutes)
+    leaned_on = _visit_just_before(facts, member, at, today)
+    if leaned_on is None:
+        return PASSES[Reason.REENTRY]
+    return Verdict(Reason.REENTRY, Effect.ALLOWS, visit=leaned_on)
+
+
+def _visit_just_before(facts: Facts, member: Member, at: datetime, today: date) -> Visit | None:
+    """The latest visit here within the window of re-entry."""
+    window, here = member.plan.reentry_window, facts.studio.id
     latest: Visit | None = None
     for visit in facts.visits:
         # abs: on another node, whose clock may be ahead, the visit can be "later" than this tap.
-        recent = visit.studio_id == facts.studio.id and abs(at - visit.at) < window
-        if recent and (latest is None or latest.at < visit.at):
+        if visit.studio_id == here and abs(at - visit.at) < window and (latest is None or latest.at < visit.at):
             latest = visit
-    if latest is None:
-        return PASSES[Reason.REENTRY]
-    return Verdict(Reason.REENTRY, Effect.ALLOWS, visit=latest)
+    return latest
 
 
 def _outside_hours(facts: Facts, member: Member, at: datetime, today: date) -> Verdict:
-    hours, tz = member.plan.hours, facts.studio.timezone
-    if hours is None or is_open(hours, at, tz):
+    if not _is_closed(facts, member, at, today):
         return PASSES[Reason.OUTSIDE_HOURS]
-    return Verdict(Reason.OUTSIDE_HOURS, Effect.DENIES, next_opening(hours, at, tz))
+    opens_at = next_opening(member.plan.hours or (), at, facts.studio.timezone)
+    return Verdict(Reason.OUTSIDE_HOURS, Effect.DENIES, opens_at)
+
+
+def _is_closed(facts: Facts, member: Member, at: datetime, today: date) -> bool:
+    hours = member.plan.hours
+    return hours is not None and not is_open(hours, at, facts.studio.timezone)
 
 
 def _too_soon(facts: Facts, member: Member, at: datetime, today: date) -> Verdict:
-    gap = timedelta(minutes=member.plan.min_gap_minutes)
+    latest = _visit_elsewhere(facts, member, at, today)
+    if latest is None:
+        return PASSES[Reason.TOO_SOON]
+    return Verdict(Reason.TOO_SOON, Effect.DENIES, latest.at + member.plan.min_gap, latest)
+
+
+def _visit_elsewhere(facts: Facts, member: Member, at: datetime, today: date) -> Visit | None:
+    """The latest visit at another studio that is not long enough ago."""
+    gap, here = member.plan.min_gap, facts.studio.id
     latest: Visit | None = None
     if gap:
         for visit in facts.visits:
-            elsewhere = visit.studio_id != facts.studio.id and not visit.test
-            if elsewhere and abs(at - visit.at) < gap and (latest is None or latest.at < visit.at):
+            near = abs(at - visit.at) < gap and visit.studio_id != here and not visit.test
+            if near and (latest is None or latest.at < visit.at):
                 latest = visit
-    if latest is None:
-        return PASSES[Reason.TOO_SOON]
-    return Verdict(Reason.TOO_SOON, Effect.DENIES, latest.at + gap, latest)
+    return latest
 
 
 def _limit_reached(facts: Facts, member: Member, at: datetime, today: date) -> Verdict:
@@ -178,17 +223,12 @@ def _limit_reached(facts: Facts, member: Member, at: datetime, today: date) -> V
         return PASSES[Reason.LIMIT_REACHED]
     within: list[LimitUse] = []
     exceeded: list[tuple[date, LimitUse]] = []
-    for limit in member.plan.limits:
-        tag = limit.tag
-        if tag is not None and tag not in facts.studio.tags:
-            continue
-        start, end = period(limit.per, today, member.anchor, member.plan.cycle_days)
-        used = _used(limit, tag, start, end, facts)
+    for limit, used, end, is_used_up in _limit_uses(facts, member, today):
         use = LimitUse(limit.max, limit.per, limit.scope, used)
-        if used < limit.max:
-            within.append(use)
-        else:
+        if is_used_up:
             exceeded.append((end or date.max, use))
+        else:
+            within.append(use)
     if not exceeded:
         return Verdict(Reason.LIMIT_REACHED, Effect.PASSES, uses=tuple(within))
     exceeded.sort(key=lambda item: item[0], reverse=True)
@@ -198,19 +238,40 @@ def _limit_reached(facts: Facts, member: Member, at: datetime, today: date) -> V
     return Verdict(Reason.LIMIT_REACHED, Effect.DENIES, retry_at, uses=uses)
 
 
+def _is_limit_reached(facts: Facts, member: Member, at: datetime, today: date) -> bool:
+    for _, _, _, is_used_up in _limit_uses(facts, member, today):
+        if is_used_up:
+            return True
+    return False
+
+
+def _limit_uses(facts: Facts, member: Member, today: date) -> list[tuple[Limit, int, date | None, bool]]:
+    """Each limit that applies here, how often it was used, when its period ends, and whether it is used up."""
+    plan, tags, uses = member.plan, facts.studio.tags, []
+    for limit in plan.limits:
+        tag = limit.tag
+        if tag is None or tag in tags:
+            start, end = period(limit.per, today, member.anchor, plan.cycle_days)
+            used = _used(limit, tag, start, end, facts)
+            uses.append((limit, used, end, used >= limit.max))
+    return uses
+
+
 def _used(limit: Limit, tag: str | None, start: date, end: date | None, facts: Facts) -> int:
     """The visits that count against a limit in the period from `start` until before `end`."""
-    here = facts.studio.id if limit.scope == STUDIO else None
+    here, before = facts.studio.id if limit.scope == STUDIO else None, end or date.max
     used = 0
-    for visit in facts.visits:
-        if visit.test or visit.local_date < start or (end is not None and visit.local_date >= end):
-            continue
-        if (here is None or visit.studio_id == here) and (tag is None or tag in visit.tags):
+    for _, studio_id, _, day, tags, test in facts.visits:
+        counts = start <= day < before and not test
+        if counts and (here is None or studio_id == here) and (tag is None or tag in tags):
             used += 1
     return used
 
 
 Rule = Callable[[Facts, Member, datetime, date], Verdict]
+# Whether a rule settles the matter: true of what it finds, such as a visit, and nothing more.
+PlanRule = Callable[[Facts, Member, datetime, date], object]
+PlanRules = tuple[tuple[Reason, PlanRule], ...]
 
 # In order of precedence, after studio_inactive and unknown_member, which need no member.
 RULES: tuple[tuple[Reason, Rule], ...] = (
@@ -225,3 +286,14 @@ RULES: tuple[tuple[Reason, Rule], ...] = (
     (Reason.TOO_SOON, _too_soon),
     (Reason.LIMIT_REACHED, _limit_reached),
 )
+
+# Those among them that plans make.
+PLAN_RULES: PlanRules = (
+    (Reason.STUDIO_NOT_IN_PLAN, _is_not_in_plan),
+    (Reason.REENTRY, _visit_just_before),
+    (Reason.OUTSIDE_HOURS, _is_closed),
+    (Reason.TOO_SOON, _visit_elsewhere),
+    (Reason.LIMIT_REACHED, _is_limit_reached),
+)
+# What is told where a plan's rules decide: all before them have passed.
+PLAN_REASONS = frozenset({Reason.OK, *(reason for reason, _ in PLAN_RULES)})

@@ -2,8 +2,8 @@
 
 What is erased: the profile, the links to the platform's customers and their numbers, enrolment codes, what staff
 wrote about the member's visits, and what the audit trail says of the member beyond plan and status. Decisions,
-visits and member validations stay, so that the record still adds up. Whoever is forgotten while the platform
-still sends the id is an unknown member from then on.
+visits, member validations and the lines of statements stay, so that the record still adds up. Whoever is forgotten
+while the platform still sends the id is an unknown member from then on.
 
 The pseudonym is written into the member's row first and the row goes last. So forgetting that is killed
 anywhere is finished by asking for it again, and every transaction leaves a record that agrees with itself.
@@ -38,7 +38,7 @@ NAMES_CUSTOMER = ("customer_id", "customers")
 LOG_PATIENCE_S = 2.0
 
 _d, _v, _w, _a = schema.decisions.c, schema.visits.c, schema.visit_changes.c, schema.changes.c
-_m, _k, _n = schema.members.c, schema.customers.c, schema.validations.c
+_m, _k, _n, _l = schema.members.c, schema.customers.c, schema.validations.c, schema.statement_lines.c
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def forget(database: Database, who: str, member_id: str, check: Callable[[Connec
         for query, erase in _parts(person):
             rows = connection.execute(query.where(query.selected_columns.seq > position)).all()
             erase(connection, rows)
+        _statements(person, connection)
         for table in (schema.customers, schema.enrolment_codes):
             connection.execute(delete(table).where(table.c.member_id == member_id))
         connection.execute(delete(schema.members).where(_m.id == member_id))
@@ -202,6 +203,18 @@ def _reasons(connection: Connection, ids: Collection[str]) -> None:
 def _validations(person: Person, connection: Connection, rows: Collection[Any]) -> None:
     these = _n.seq.in_([row.seq for row in rows])
     connection.execute(update(schema.validations).where(these).values(member_id=person.pseudonym))
+
+
+def _statements(person: Person, connection: Connection) -> None:
+    """Lines of statements, closed ones too: they stay as they are, but for the name and what staff wrote."""
+    own = _l.member_id == person.member_id
+    for column, author in ((_l.confirmation, _l.confirmed_by), (_l.why, _l.changed_by)):
+        connection.execute(
+            update(schema.statement_lines)
+            .where(own, column.is_not(None), author != SYSTEM)
+            .values({column.name: ERASED})
+        )
+    connection.execute(update(schema.statement_lines).where(own).values(member_id=person.pseudonym))
 
 
 def _changes(person: Person, connection: Connection, rows: Collection[Any]) -> None:

@@ -7,8 +7,9 @@ Python has that cannot be changed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from enum import StrEnum
 from functools import cached_property
 from typing import NamedTuple
@@ -132,10 +133,20 @@ class Plan:
     hours: tuple[Hours, ...] | None = None
     payable: Payable = Payable.PER_MEMBER_DAY
 
-    @property
+    @cached_property
     def has_cycle(self) -> bool:
         """Whether a member of this plan needs a day its cycles are counted from."""
         return any(limit.per is Per.CYCLE for limit in self.limits)
+
+    @cached_property
+    def reentry_window(self) -> timedelta:
+        """How long after a visit a check-in at the same studio leans on it."""
+        return timedelta(minutes=self.reentry_minutes)
+
+    @cached_property
+    def min_gap(self) -> timedelta:
+        """How long after a visit none may be made at another studio."""
+        return timedelta(minutes=self.min_gap_minutes)
 
     @cached_property
     def reach_days(self) -> int | None:
@@ -216,7 +227,7 @@ class Facts(NamedTuple):
     studio: Studio
     member: Member | None
     customer_of: str | None = None
-    visits: tuple[Visit, ...] = ()
+    visits: Sequence[Visit] = ()
 
 
 class LimitUse(NamedTuple):

@@ -60,6 +60,7 @@ def month_day(day: date, months: int, day_of_month: int) -> date:
     return date(year, month + 1, min(day_of_month, monthrange(year, month + 1)[1]))
 
 
+@lru_cache(maxsize=4096)
 def start_of_day(day: date, tz: ZoneInfo) -> datetime:
     """The first instant of a local day, also where its midnight does not exist or comes twice."""
     return first_instant(datetime.combine(day, time.min), tz)

@@ -37,7 +37,7 @@ def apply(connection: Connection, documents: dict[str, plans_file.PlanDocument])
             outcome[plan_id] = "unchanged"
             continue
         plan = plans_file.plan_of(plan_id, (row.version if row else 0) + 1, document)
-        _check_anchors(connection, plan)
+        check_anchors(connection, plan)
         if row is None:
             connection.execute(insert(_plans).values(id=plan_id, version=plan.version))
         else:
@@ -58,7 +58,8 @@ def apply(connection: Connection, documents: dict[str, plans_file.PlanDocument])
     return outcome
 
 
-def _check_anchors(connection: Connection, plan: Plan) -> None:
+def check_anchors(connection: Connection, plan: Plan) -> None:
+    """Raise OperationError where a plan counts in cycles, and some of its members have no day to count from."""
     if not plan.has_cycle:
         return
     without = connection.execute(

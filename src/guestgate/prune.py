@@ -2,7 +2,8 @@
 
 A visit goes with all that hangs on it, in one transaction: the decision that made it, the re-entries that
 leaned on it, their answers, its corrections. It stays while a limit of the member's present plan counts it
-or a younger re-entry leaned on it. Visits go by whole days, so that which one of a day is paid for never
+or a younger re-entry leaned on it; once statements are closed, also while its month is not, or something about
+its day is still to be adjusted. Visits go by whole days, so that which one of a day is paid for never
 changes: those before the last midnight that lies before the limit in every time zone.
 """
 
@@ -18,7 +19,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Table, delete, func, select
 
-from guestgate import changes, clock, directory, partitions, schema
+from guestgate import adjustments, changes, clock, directory, partitions, schema, sequence
+from guestgate.adjustments import Day
 from guestgate.bulk import BulkSelect
 from guestgate.changes import Change
 from guestgate.database import MAX_CHUNK, BusyError, Database
@@ -105,6 +107,9 @@ class Prune:
         self._old_changes = select(_c.seq).where(_c.at_ms < old_ms)
         self._old_validations = select(_n.seq, _n.id).where(_n.received_at_ms < old_ms)
         with self.database.read() as connection:
+            self._closed = adjustments.closed(connection)
+            _, self._position = sequence.position(connection)
+            self._to_adjust = self._unsettled(connection, 0 if self._closed is None else self._closed.position)
             self._leaned_on = self._days_that_younger_reentries_lean_on(connection)
 
     def total(self) -> int:
@@ -159,6 +164,10 @@ class Prune:
         )
         return {(row.member_id, row.local_date) for row in rows}
 
+    def _unsettled(self, connection: Connection, after: int) -> set[Day]:
+        """Days of closed months of which something was written after a certain `seq`: it may be adjusted."""
+        return set() if self._closed is None else set(adjustments.changed_days(connection, self._closed, after))
+
     def _counts(self, connection: Connection, rows: Collection[Any]) -> set[str]:
         """The visits among these that a limit of their member's present plan still counts."""
         if self._directory.version != directory.current_version(connection):
@@ -176,10 +185,13 @@ class Prune:
 
     def _visits(self, connection: Connection, rows: Collection[Any]) -> None:
         counted = self._counts(connection, rows)
+        kept = self._leaned_on | self._to_adjust | self._unsettled(connection, self._position)
         gone = {
             row.id: row
             for row in rows
-            if row.id not in counted and (row.member_id, row.local_date) not in self._leaned_on
+            if row.id not in counted
+            and (row.member_id, row.local_date) not in kept
+            and (self._closed is None or row.local_date < f"{self._closed.next_month}-01")
         }
         ids = list(gone)
         made = connection.execute(select(_d.id).where(_d.id.in_(ids))).scalars().all()

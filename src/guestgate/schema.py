@@ -324,3 +324,45 @@ visit_changes = Table(
     Column("who", Code(255), nullable=False),
     Column("why", Text, nullable=False),
 )
+
+# A month that is closed, or that somebody has begun to close (see `closing`). Lines count once `closed_at_ms` is set.
+statements = Table(
+    "statements",
+    metadata,
+    Column("month", Code(7), primary_key=True),
+    Column("attempt", Integer, nullable=False),  # closing that was broken off begins again with the next one
+    Column("closed_at_ms", BigInteger),
+    Column("closed_by", Code(255)),
+    Column("payable_requires", Code(16), nullable=False),
+    Column("position", BigInteger, nullable=False),  # what has a higher `seq` is for the next month's adjustments
+    Column("line_count", BigInteger, nullable=False),
+    Column("totals", Text, nullable=False),  # JSON list: a sum for each studio and plan
+)
+
+# What a closed month consists of, append-only: its visits as they were, and corrections of earlier months.
+statement_lines = Table(
+    "statement_lines",
+    metadata,
+    Column("month", Code(7), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", Code(16), nullable=False),
+    Column("payable", Integer, nullable=False),  # 1 or 0; of an adjustment 1 or -1
+    Column("visit_id", Code(36), nullable=False, index=True),
+    Column("member_id", Code(255), nullable=False, index=True),
+    Column("studio_id", Code(255), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("local_date", Code(10), nullable=False),
+    Column("state", Code(16), nullable=False),
+    Column("source", Code(16), nullable=False),
+    Column("plan_id", Code(255)),
+    Column("plan_version", Integer),
+    Column("confirmed_at_ms", BigInteger),
+    Column("confirmed_by", Code(255)),
+    Column("confirmation", Text),
+    Column("adjusts", Code(7)),  # the month that has the visit's own line, where one has
+    Column("changed_at_ms", BigInteger),
+    Column("changed_by", Code(255)),
+    Column("why", Text),
+    sqlite_with_rowid=False,
+)

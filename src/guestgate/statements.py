@@ -1,57 +1,160 @@
-"""A month's statement: visits, payable visits and corrections, derived from the record when asked."""
+"""A month's statement: visits, payable visits, and corrections; frozen once the month is closed.
+
+Visits belong to the month of their local date; those of test studios are left out. A closed month is read from its
+lines. Any other is derived from the record, and the first of those has what became of closed ones as adjustments.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import ColumnElement, Connection, select
 
-from guestgate import clock, corrections, record
+from guestgate import adjustments, clock, corrections, record, schema, stretch
 from guestgate.errors import UsageError
-from guestgate.model import VisitState
-from guestgate.record import Filter
+from guestgate.record import Filter, PayableRule
+from guestgate.statement_lines import Kind, Line, Totals, line_dict, lines
 
 MONTH = re.compile(r"^[0-9]{4}-(0[1-9]|1[0-2])$")
+# The last time zone to end a month is so far behind.
+LAST_ZONE = timedelta(hours=12)
+# Places of adjustments come after every `seq`.
+AFTER_VISITS = 10**17
+SUMS = ("visits", "payable", "reversed", "adjustments")
+
+_v, _s, _l = schema.visits.c, schema.statements.c, schema.statement_lines.c
+
+
+def check_month(month: str) -> None:
+    """Raise UsageError for what is no month."""
+    if not MONTH.fullmatch(month):
+        raise UsageError(f"{month!r} is not a month; write 2026-11")
+
+
+def is_open(month: str, now: datetime) -> bool:
+    """Whether it is still this month, or not yet, somewhere."""
+    return clock.iso(now - LAST_ZONE)[:7] <= month
+
+
+def of_month(month: str) -> tuple[ColumnElement[bool], ...]:
+    """Which visits are a month's."""
+    return (_v.local_date.between(f"{month}-01", f"{month}-31"), _v.test.is_(False))
 
 
 def statement(connection: Connection, month: str, studio: str | None, *, payable_requires: str) -> dict[str, Any]:
-    """Totals by studio, and every correction of a visit of that month. Raises UsageError for what is no month.
+    """Totals, adjustments, and every correction of a visit of that month. Raises UsageError for what is no month.
 
-    Visits belong to the month of their local date. Those of test studios are left out. ``open`` says that
-    the month is not over yet somewhere.
+    ``open`` says that the month is not over yet somewhere, ``closed_at`` that its lines are frozen. ``totals`` are
+    by studio, ``plan_totals`` by studio and plan.
     """
-    if not MONTH.fullmatch(month):
-        raise UsageError(f"{month!r} is not a month; write 2026-11")
-    totals: dict[str, dict[str, Any]] = {}
-    for visit in visits(connection, month, studio, payable_requires=payable_requires):
-        total = totals.setdefault(
-            visit["studio"], {"studio": visit["studio"], "visits": 0, "payable": 0, "reversed": 0}
-        )
-        is_reversed = visit["state"] == VisitState.REVERSED.value
-        total["visits"] += not is_reversed
-        total["reversed"] += is_reversed
-        total["payable"] += visit["payable"]
+    check_month(month)
+    closed = _closed(connection, month)
+    if closed is not None:
+        by_plan = [total for total in json.loads(closed.totals) if studio in (None, total["studio"])]
+        adjusted = [line_dict(month, line) for _, line in _frozen(connection, closed, studio, kind=Kind.ADJUSTMENT)]
+    else:
+        totals, adjusted = Totals(), []
+        for _, line in _live(connection, month, studio, payable_requires):
+            totals.add(line)
+            if line.kind == Kind.ADJUSTMENT.value:
+                adjusted.append(line_dict(month, line))
+        by_plan = totals.sums()
+    upto = None if closed is None else closed.position
     made = corrections.correction_list(connection, month=month, studio=studio)
     return {
         "month": month,
-        "open": _is_open(month),
-        "totals": [totals[name] for name in sorted(totals)],
-        "corrections": [correction for _, correction in made],
+        "open": is_open(month, clock.now()),
+        "closed_at": None if closed is None else clock.iso_of(closed.closed_at_ms),
+        "closed_by": None if closed is None else closed.closed_by,
+        "payable_requires": payable_requires if closed is None else closed.payable_requires,
+        "totals": _by_studio(by_plan),
+        "plan_totals": by_plan,
+        "adjustments": adjusted,
+        "corrections": [correction for seq, correction in made if upto is None or seq <= upto],
     }
 
 
-def visits(
-    connection: Connection, month: str, studio: str | None, *, payable_requires: str
-) -> Iterator[dict[str, Any]]:
-    """The month's visits, in the order they were recorded."""
-    chosen = Filter(studio=studio, month=month, tests=False)
-    for _, visit in record.visits(connection, chosen, payable_requires=payable_requires):
-        yield visit
+def statement_lines(
+    connection: Connection, month: str, studio: str | None, *, payable_requires: str, after: int = 0
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every line after a place, with its own: the month's visits as they were recorded, then adjustments."""
+    check_month(month)
+    closed = _closed(connection, month)
+    if closed is None:
+        found = _live(connection, month, studio, payable_requires, after)
+    else:
+        found = _frozen(connection, closed, studio, after)
+    for place, line in found:
+        yield place, line_dict(month, line)
 
 
-def _is_open(month: str) -> bool:
-    """Whether it is still this month, or not yet, somewhere: the last time zone is twelve hours behind."""
-    return clock.iso(clock.now() - timedelta(hours=12))[:7] <= month
+def closed_list(connection: Connection) -> list[dict[str, Any]]:
+    """The months that are closed, the latest first, each with its sums."""
+    rows = connection.execute(select(schema.statements).where(_s.closed_at_ms.is_not(None)).order_by(_s.month.desc()))
+    found = []
+    for row in rows:
+        totals = json.loads(row.totals)
+        found.append(
+            {
+                "month": row.month,
+                "closed_at": clock.iso_of(row.closed_at_ms),
+                "closed_by": row.closed_by,
+                "payable_requires": row.payable_requires,
+                "lines": row.line_count,
+                **{name: sum(total[name] for total in totals) for name in SUMS},
+            }
+        )
+    return found
+
+
+def _closed(connection: Connection, month: str) -> Any:
+    return connection.execute(
+        select(schema.statements).where(_s.month == month, _s.closed_at_ms.is_not(None))
+    ).one_or_none()
+
+
+def _frozen(
+    connection: Connection, closed: Any, studio: str | None, after: int = 0, *, kind: Kind | None = None
+) -> Iterator[tuple[int, Any]]:
+    query = select(schema.statement_lines).where(_l.month == closed.month, _l.attempt == closed.attempt)
+    if studio is not None:
+        query = query.where(_l.studio_id == studio)
+    if kind is not None:
+        query = query.where(_l.kind == kind.value)
+    while page := connection.execute(query.where(_l.number > after).order_by(_l.number).limit(record.PAGE)).all():
+        yield from ((line.number, line) for line in page)
+        after = page[-1].number
+
+
+def _live(
+    connection: Connection, month: str, studio: str | None, payable_requires: str, after: int = 0
+) -> Iterator[tuple[int, Line]]:
+    done = adjustments.closed(connection)
+    # What pays of a month before the first that was closed is an adjustment of a later one.
+    settled = done is not None and month < done.next_month
+    rule = PayableRule(connection, payable_requires)
+    query = select(schema.visits).where(*of_month(month))
+    if studio is not None:
+        query = query.where(_v.studio_id == studio)
+    query = query.where(*stretch.of_visits(connection, month))
+    for page in record.pages(connection, query, _v.seq, Filter(after=after)):
+        pays = () if settled else rule(page)
+        found = lines(connection, page, dict.fromkeys(pays, 1), Kind.VISIT)
+        yield from ((row.seq, line) for row, line in zip(page, found, strict=True))
+    if done is not None and month == done.next_month:
+        for place, line in enumerate(adjustments.pending(connection, done), start=AFTER_VISITS):
+            if place > after and studio in (None, line.studio_id):
+                yield place, line
+
+
+def _by_studio(by_plan: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    totals: dict[str, dict[str, Any]] = {}
+    for part in by_plan:
+        total = totals.setdefault(part["studio"], {"studio": part["studio"], **dict.fromkeys(SUMS, 0)})
+        for name in SUMS:
+            total[name] += part[name]
+    return [totals[name] for name in sorted(totals)]

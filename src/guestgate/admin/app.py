@@ -17,6 +17,7 @@ from guestgate.admin.pages import decisions as decision_pages
 from guestgate.admin.pages import entrance, errors, files, now
 from guestgate.admin.pages import members as member_pages
 from guestgate.admin.pages import plans as plan_pages
+from guestgate.admin.pages import statements as statement_pages
 from guestgate.admin.pages import studios as studio_pages
 from guestgate.admin.pages.live import Live
 from guestgate.database import Database
@@ -38,6 +39,8 @@ PAGES = (
     decision_pages.reading,
     studio_pages.reading,
     plan_pages.reading,
+    statement_pages.reading,
+    statement_pages.closing,
 )
 
 
@@ -66,6 +69,7 @@ def create_app(database: Database, settings: Settings, ask_door: Callable[[bool]
         studios.writing,
         record.reading,
         record.writing,
+        record.closing_,
         feed.reading,
         nodes.reading,
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
@@ -14,15 +15,17 @@ from guestgate.admin.access import router
 from guestgate.admin.context import In
 from guestgate.admin.instants import aware
 from guestgate.admin.paging import After, Size, page, place
+from guestgate.closing import Closing
 from guestgate.errors import ConflictError, UsageError
 from guestgate.explain import explain
 from guestgate.record import Filter, Order
 from guestgate.tokens import Role
 
-reading, writing = router(Role.VIEWER), router(Role.OPERATOR)
+reading, writing, closing_ = router(Role.VIEWER), router(Role.OPERATOR), router(Role.ADMIN)
 
 MONTH = statements.MONTH.pattern
 
+Month = Annotated[str, Path(pattern=MONTH, examples=["2026-11"])]
 Member = Annotated[str | None, Query(max_length=255, description="Only this member's.")]
 Studio = Annotated[str | None, Query(max_length=255, description="Only at this studio.")]
 Since = Annotated[shapes.Moment | None, Query(description="Only since then; an instant with offset.")]
@@ -150,9 +153,44 @@ def change_list(
 
 
 @reading.get("/statements/{month}", response_model=shapes.Statement, summary="A month's visits and what pays")
-def statement(
-    office: In, month: Annotated[str, Path(pattern=MONTH, examples=["2026-11"])], studio: Studio = None
-) -> dict[str, Any]:
-    """As the record stands now; the present month is open. The visits themselves: `/visits?month=`."""
+def statement(office: In, month: Month, studio: Studio = None) -> dict[str, Any]:
+    """A closed month as it was closed; any other as the record stands now. Its lines: `/statements/{month}/lines`."""
     with office.read() as connection:
         return statements.statement(connection, month, studio, payable_requires=office.payable_requires)
+
+
+@reading.get("/statements", response_model=list[shapes.ClosedMonth], summary="The months that are closed")
+def statement_list(office: In) -> list[dict[str, Any]]:
+    """The latest first, each with its sums."""
+    with office.read() as connection:
+        return statements.closed_list(connection)
+
+
+@reading.get(
+    "/statements/{month}/lines", response_model=shapes.Page[shapes.StatementLine], summary="A statement's lines"
+)
+def statement_lines(
+    office: In,
+    month: Month,
+    studio: Studio = None,
+    after: After = None,
+    limit: Size = 100,
+) -> dict[str, Any]:
+    """The month's visits in the order they were recorded, then adjustments of earlier months."""
+    with office.read() as connection:
+        found = statements.statement_lines(
+            connection, month, studio, payable_requires=office.payable_requires, after=place(after)
+        )
+        return page(islice(found, limit + 1), limit)
+
+
+@closing_.post("/statements/{month}/close", response_model=shapes.Statement, summary="Close a month")
+def statement_close(office: In, month: Month) -> dict[str, Any]:
+    """Its lines never change afterwards: later corrections are adjustments of the next month.
+
+    Months are closed in order, each six hours after it is over in every time zone; otherwise 409.
+    """
+    for _ in Closing(office.context.database, month, office.payable_requires).run(office.who):
+        pass
+    with office.read() as connection:
+        return statements.statement(connection, month, None, payable_requires=office.payable_requires)

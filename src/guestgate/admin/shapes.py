@@ -16,6 +16,7 @@ from guestgate.eligibility import Finding
 from guestgate.members import MAX_CUSTOMERS, PROFILE_FIELDS
 from guestgate.model import Effect, Outcome, Reason, Source, Status, VisitState
 from guestgate.nodes import NodeState
+from guestgate.statement_lines import Kind
 
 Item = TypeVar("Item")
 
@@ -331,12 +332,58 @@ class Node(BaseModel):
 
 
 class StudioTotal(BaseModel):
-    """One studio's month."""
+    """One studio's month. What pays is ``payable`` and ``adjustments`` together."""
 
     studio: str
     visits: int
     payable: int
     reversed: int
+    adjustments: int
+
+
+class PlanTotal(StudioTotal):
+    """The same of one plan; of null, visits of an earlier system."""
+
+    plan: str | None
+
+
+class StatementLine(BaseModel):
+    """A visit of the month, or, with 1 or -1 payable, what has become of one of a month that was closed."""
+
+    month: str
+    kind: Kind
+    visit: str
+    member: str
+    studio: str
+    at: Instant
+    local_date: Day
+    state: VisitState
+    source: Source
+    payable: int
+    decision: str | None
+    confirmed_at: Instant | None
+    confirmed_by: str | None
+    confirmation: str | None
+    plan: str | None
+    plan_version: int | None
+    adjusts: str | None
+    changed_at: Instant | None
+    changed_by: str | None
+    why: str | None
+
+
+class ClosedMonth(BaseModel):
+    """A month that is closed, with its sums."""
+
+    month: str
+    closed_at: Instant
+    closed_by: str
+    payable_requires: Literal["authorized", "confirmed"]
+    lines: int
+    visits: int
+    payable: int
+    reversed: int
+    adjustments: int
 
 
 class Correction(BaseModel):
@@ -353,11 +400,16 @@ class Correction(BaseModel):
 
 
 class Statement(BaseModel):
-    """A month of visits, by the dates at the studios, and every correction of one of them."""
+    """A month of visits, by the dates at the studios; adjustments of earlier months; corrections of these visits."""
 
     month: str
     open: bool
+    closed_at: Instant | None
+    closed_by: str | None
+    payable_requires: Literal["authorized", "confirmed"]
     totals: list[StudioTotal]
+    plan_totals: list[PlanTotal]
+    adjustments: list[StatementLine]
     corrections: list[Correction]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from guestgate import plans, plans_file
+from guestgate.cli import plan_test
 from guestgate.cli.common import AsJson, ConfigFile, open_database, print_json, say, show, show_list, who
 
 app = typer.Typer(help="Plans: the rules of memberships.", no_args_is_help=True)
@@ -35,6 +36,7 @@ def apply(
 
 def register(main: typer.Typer) -> None:
     """Add these commands."""
+    app.command("test")(plan_test.test)
     main.add_typer(app, name="plan", rich_help_panel="Directory")
 
 

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from guestgate import settings, statements
-from guestgate.cli.common import AsJson, ConfigFile, open_database, say, show, show_list
+from guestgate.cli.common import AsJson, ConfigFile, open_database, progress_bar, say, show, show_list, who
+from guestgate.closing import Closing
 from guestgate.errors import UsageError
+from guestgate.statement_csv import csv_text
 
-COLUMNS = (
-    "id",
-    "member",
-    "studio",
-    "at",
-    "local_date",
-    "state",
-    "reversed_why",
-    "source",
-    "payable",
-    "plan",
-    "plan_version",
-)
+TOTALS = ("studio", "plan", "visits", "payable", "reversed", "adjustments")
 
 
 def register(main: typer.Typer) -> None:
@@ -36,41 +25,50 @@ def statement(
     month: Annotated[str, typer.Argument(metavar="MONTH", help="Such as 2026-11.")],
     studio: Annotated[str | None, typer.Option("--studio", metavar="S", help="Only this studio's.")] = None,
     file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Also write every visit, a row each.")
+        Path | None, typer.Option("--csv", metavar="FILE", help="Also write every line, a row each.")
     ] = None,
+    close: Annotated[
+        bool, typer.Option("--close", help="Close the month first: its lines never change afterwards.")
+    ] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a month's visits come to: by studio, with every correction. The open month too.
+    """Say what a month's visits come to: by studio and plan, with every correction. The open month too.
+
+    Months are closed in order, each six hours after it is over in every time zone. What is corrected, imported or
+    carried over later is an adjustment of the next month.
 
     [dim]guestgate statement 2026-11 --csv november.csv[/dim]
     """
     requires = settings.load(config).payable_requires
-    with open_database(config).read() as connection:
+    database = open_database(config)
+    if close:
+        with progress_bar(f"closing {month}", 0) as report:
+            for done in Closing(database, month, requires).run(who()):
+                report(done)
+    with database.read() as connection:
         content = statements.statement(connection, month, studio, payable_requires=requires)
         if file is not None:
-            _write(file, statements.visits(connection, month, studio, payable_requires=requires))
+            lines = statements.statement_lines(connection, month, studio, payable_requires=requires)
+            try:
+                with file.open("x", encoding="utf-8", newline="") as output:
+                    output.writelines(csv_text(line for _, line in lines))
+            except OSError as error:
+                raise UsageError(f"--csv: {file}: {error.strerror}") from None
     if as_json:
         show(content, as_json)
         return
-    show_list(content["totals"], ("studio", "visits", "payable", "reversed"), False, f"no visits in {month}")
+    show_list(content["plan_totals"], TOTALS, False, f"no visits in {month}")
+    for line in content["adjustments"]:
+        say(
+            f"{line['payable']:+d}  visit {line['visit']} of {line['local_date']} at {line['studio']}: "
+            f"{line['why']} (by {line['changed_by']}, {(line['changed_at'] or '')[:10]})"
+        )
     for made in content["corrections"]:
         say(f"{made['at'][:10]}  visit {made['visit']} {made['state']} by {made['who']}: {made['why']}")
-    if content["open"]:
+    if content["closed_at"]:
+        say(f"closed on {content['closed_at'][:10]} by {content['closed_by']}")
+    elif content["open"]:
         say(f"{month} is not over; this is what stands so far")
-
-
-def _write(file: Path, visits: Any) -> None:
-    try:
-        with file.open("x", encoding="utf-8", newline="") as output:
-            writer = csv.writer(output)
-            writer.writerow(COLUMNS)
-            for visit in visits:
-                writer.writerow([_cell(visit[name]) for name in COLUMNS])
-    except OSError as error:
-        raise UsageError(f"--csv: {file}: {error.strerror}") from None
-
-
-def _cell(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula gets an apostrophe in front, which it then hides."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    else:
+        say(f"{month} is not closed; this is what stands so far")

@@ -27,6 +27,7 @@ DONE = {
     "active": "The member is active again.",
     "reversed": "The visit is taken back; it counts no more.",
     "added": "The visit is added; it counts like any other.",
+    "closed": "The month is closed; its lines stay as they are.",
     "there": "That visit was there already.",
 }
 

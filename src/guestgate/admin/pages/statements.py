@@ -1,0 +1,81 @@
+"""Statements: the months that are closed, and one month to look at, print, take along and close."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fastapi import Response
+from fastapi.responses import StreamingResponse
+
+from guestgate import clock, statements, studios
+from guestgate.admin.pages.access import router
+from guestgate.admin.pages.view import In, View
+from guestgate.closing import Closing, closable
+from guestgate.errors import NotFoundError, UsageError
+from guestgate.statement_csv import csv_text
+from guestgate.tokens import Role
+
+reading, closing = router(Role.VIEWER), router(Role.ADMIN)
+
+# Of adjustments and corrections; all of them are in the file.
+SHOWN = 200
+
+
+@reading.get("/statements")
+def every(view: In) -> Response:
+    """The months that are closed, and a way to any other."""
+    if month := view.asked("month"):
+        statements.check_month(month)
+        return view.go(f"/statements/{month}")
+    with view.office.read() as connection:
+        closed = statements.closed_list(connection)
+    return view.render("statements.html", closed=closed, present=clock.iso(clock.now())[:7])
+
+
+@reading.get("/statements/{month}")
+def one(view: In, month: str) -> Response:
+    """By studio and plan, with adjustments and corrections."""
+    _check(month)
+    with view.office.read() as connection:
+        content = statements.statement(connection, month, None, payable_requires=view.office.payable_requires)
+        places = studios.places(connection)
+    return view.render(
+        "statement.html",
+        places=places,
+        most=SHOWN,
+        closable=content["closed_at"] is None and closable(month, clock.now()),
+        sums={name: sum(total[name] for total in content["totals"]) for name in statements.SUMS},
+        **content,
+    )
+
+
+@reading.get("/statements/{month}/csv")
+def file(view: In, month: str) -> Response:
+    """Every line, for a spreadsheet program."""
+    _check(month)
+    name = f'attachment; filename="statement-{month}.csv"'
+    return StreamingResponse(
+        _csv(view, month), media_type="text/csv; charset=utf-8", headers={"content-disposition": name}
+    )
+
+
+@closing.post("/statements/{month}/close")
+def close(view: In, month: str) -> Response:
+    """Close the month, once whoever asks has said that they mean it."""
+    _check(month)
+    if view.form.get("sure") != "yes":
+        raise UsageError("say that you want to close the month: it cannot be opened again")
+    for _ in Closing(view.office.context.database, month, view.office.payable_requires).run(view.office.who):
+        pass
+    return view.go(f"/statements/{month}?done=closed")
+
+
+def _csv(view: View, month: str) -> Iterator[str]:
+    with view.office.read() as connection:
+        lines = statements.statement_lines(connection, month, None, payable_requires=view.office.payable_requires)
+        yield from csv_text(line for _, line in lines)
+
+
+def _check(month: str) -> None:
+    if not statements.MONTH.fullmatch(month):
+        raise NotFoundError(f"{month!r} is not a month")

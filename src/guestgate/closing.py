@@ -1,0 +1,172 @@
+"""Closing a month: from then on its statement stays as it is, whatever becomes of its visits.
+
+Lines are written in short transactions beside open doors, and count only once the last one says that the month is
+closed; broken off before, nothing is closed, and the next attempt begins anew. What is written about visits while
+that goes on is either in the lines or an adjustment of the next month, never both and never neither.
+
+Months are closed one after the other, from the first one with a visit that could pay.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from guestgate import adjustments, changes, clock, schema, sequence, statements, stretch
+from guestgate.adjustments import Closed
+from guestgate.bulk import BulkInsert
+from guestgate.changes import Change
+from guestgate.database import Database
+from guestgate.errors import ConflictError
+from guestgate.model import Source
+from guestgate.record import PayableRule
+from guestgate.statement_lines import Kind, Line, Totals, lines
+
+# How long after its end a month is left alone, so that what came in late and the reconciliation are in it.
+GRACE = timedelta(hours=6)
+
+_v, _s, _l = schema.visits.c, schema.statements.c, schema.statement_lines.c
+_insert = BulkInsert(schema.statement_lines)
+
+
+@dataclass
+class Closing:
+    """One attempt. `run` does it."""
+
+    database: Database
+    month: str
+    payable_requires: str
+    grace: timedelta = GRACE
+    _attempt: int = field(default=0, init=False)
+    _count: int = field(default=0, init=False)
+    _position: int = field(default=0, init=False)
+    _totals: Totals = field(default_factory=Totals, init=False)
+
+    def run(self, who: str) -> Iterator[int]:
+        """Close the month; yields how many lines are written so far.
+
+        Raises UsageError for what is no month, ConflictError where it is closed already, not over, or not the
+        next one, and where somebody else begins to close it meanwhile.
+        """
+        statements.check_month(self.month)
+        with self.database.write(who) as connection:
+            done = self._begin(connection)
+        for attempt in range(1, self._attempt):
+            yield from self._clear(attempt, who)
+        with self.database.read() as connection:
+            bounds = stretch.of_visits(connection, self.month)
+            changed = {} if done is None else adjustments.changed_days(connection, done, done.position)
+        visits = select(_v.seq).where(*statements.of_month(self.month), *bounds)
+        for _ in self.database.write_many(self.database.scan(visits, _v.seq), self._write_visits, who):
+            yield self._count
+        if done is not None:
+            write = self._writing_adjustments(done)
+            for _ in self.database.write_many(sorted(changed.values()), write, who):
+                yield self._count
+        with self.database.write(who) as connection:
+            self._finish(connection, who)
+
+    def _begin(self, connection: Connection) -> Closed | None:
+        done = adjustments.closed(connection)
+        if done is not None and self.month in done.requires:
+            raise ConflictError(f"{self.month} is closed already")
+        if not closable(self.month, clock.now(), self.grace):
+            raise ConflictError(
+                f"{self.month} cannot be closed yet: it has to be over in every time zone, and {_hours(self.grace)} "
+                "more are for what comes in late"
+            )
+        following = self.month if (found := next_month(connection, done)) is None else found
+        if following != self.month:
+            raise ConflictError(f"months are closed one after the other, and the next one is {following}")
+        _, self._position = sequence.position(connection)
+        begun = connection.execute(select(_s.attempt).where(_s.month == self.month)).scalar_one_or_none()
+        self._attempt = (begun or 0) + 1
+        values = {"attempt": self._attempt, "payable_requires": self.payable_requires, "position": self._position}
+        if begun is None:
+            connection.execute(
+                insert(schema.statements).values(month=self.month, line_count=0, totals="[]", **values)
+            )
+        else:
+            connection.execute(update(schema.statements).where(_s.month == self.month).values(**values))
+        return done
+
+    def _clear(self, attempt: int, who: str) -> Iterator[int]:
+        """Remove what an attempt that was broken off has left."""
+        left = (_l.month == self.month, _l.attempt == attempt)
+
+        def remove(connection: Connection, rows: Sequence[Any]) -> None:
+            connection.execute(
+                delete(schema.statement_lines).where(*left, _l.number.in_([row.number for row in rows]))
+            )
+
+        for _ in self.database.write_many(self.database.scan(select(_l.number).where(*left), _l.number), remove, who):
+            yield self._count
+
+    def _write_visits(self, connection: Connection, rows: Sequence[Any]) -> None:
+        """As they are in this transaction, and not as they were when they were looked for."""
+        visits = connection.execute(
+            select(schema.visits).where(_v.seq.in_([row.seq for row in rows])).order_by(_v.seq)
+        ).all()
+        pays = PayableRule(connection, self.payable_requires)(visits)
+        self._write(connection, lines(connection, visits, dict.fromkeys(pays, 1), Kind.VISIT))
+
+    def _writing_adjustments(self, done: Closed) -> Callable[[Connection, list[str]], None]:
+        def write(connection: Connection, days: list[str]) -> None:
+            self._write(connection, adjustments.differences(connection, done, days))
+
+        return write
+
+    def _write(self, connection: Connection, found: Sequence[Line]) -> None:
+        self._check_alone(connection)
+        rows = [
+            (self.month, self._attempt, number, *line) for number, line in enumerate(found, start=self._count + 1)
+        ]
+        _insert(connection, rows)
+        self._count += len(rows)
+        for line in found:
+            self._totals.add(line)
+
+    def _check_alone(self, connection: Connection) -> None:
+        """The last one that began is the one that closes."""
+        row = connection.execute(select(_s.attempt, _s.closed_at_ms).where(_s.month == self.month)).one()
+        if row.attempt != self._attempt:
+            raise ConflictError(f"somebody else began to close {self.month} meanwhile; this attempt gave way")
+
+    def _finish(self, connection: Connection, who: str) -> None:
+        self._check_alone(connection)
+        sums = self._totals.sums()
+        connection.execute(
+            update(schema.statements)
+            .where(_s.month == self.month)
+            .values(closed_at_ms=clock.now_ms(), closed_by=who, line_count=self._count, totals=json.dumps(sums))
+        )
+        facts = {
+            "lines": self._count,
+            "payable": sum(total["payable"] + total["adjustments"] for total in sums),
+            "payable_requires": self.payable_requires,
+        }
+        changes.record(connection, [Change("statement.closed", self.month, None, facts)])
+
+
+def next_month(connection: Connection, done: Closed | None) -> str | None:
+    """The one that is to be closed next; None where any may be, since no visit could pay."""
+    if done is not None:
+        return done.next_month
+    first = connection.execute(
+        select(func.min(_v.local_date)).where(_v.test.is_(False), _v.source != Source.IMPORT.value)
+    ).scalar()
+    return None if first is None else str(first)[:7]
+
+
+def _hours(span: timedelta) -> str:
+    return f"{span // timedelta(hours=1)} hours"
+
+
+def closable(month: str, now: datetime, grace: timedelta = GRACE) -> bool:
+    """Whether a month has been over for long enough."""
+    return not statements.is_open(month, now - grace)

@@ -1,0 +1,247 @@
+"""Statements: what a closed month says stays, and what becomes of it later is in another month, once."""
+
+from __future__ import annotations
+
+import csv
+import random
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from callers import problems, rows
+from past import Past
+from sqlalchemy import insert, update
+from terminal import Terminal
+
+from guestgate import clock, corrections, forget, record, schema, sequence, statements, visits
+from guestgate.closing import GRACE, Closing, closable
+from guestgate.errors import ConflictError
+from guestgate.prune import Prune
+from guestgate.record import Filter
+from guestgate.visits import Import, VisitRow
+
+PLANS = """
+[plans.daily]
+name = "Daily"
+reentry_minutes = 0
+[plans.each]
+name = "Each"
+payable = "per_visit"
+reentry_minutes = 0
+"""
+MONTHS = ("2026-01", "2026-02", "2026-03")
+
+
+@pytest.fixture
+def desk(terminal: Terminal) -> Terminal:
+    """Two studios, one for tests, and a member on each plan."""
+    terminal.plans(PLANS)
+    terminal.studio("s1")
+    terminal.studio("s2", timezone="America/New_York")
+    terminal.studio("trial", test=True)
+    terminal.members({"member_id": "m1", "plan": "daily"}, {"member_id": "m2", "plan": "each"})
+    return terminal
+
+
+def add(desk: Terminal, at: datetime, member: str = "m1", studio: str = "s1") -> str:
+    """A visit by hand."""
+    row = VisitRow(0, member, studio, at)
+    with desk.database.write("cli:anna") as connection:
+        visits.add(connection, row)
+    return row.id
+
+
+def reverse(desk: Terminal, visit: str, why: str = "by mistake") -> None:
+    """Take a visit back."""
+    with desk.database.write("cli:anna") as connection:
+        corrections.reverse(connection, visit, why)
+
+
+def confirm(desk: Terminal, visit: str) -> None:
+    """An entry at the door shows that the member came in."""
+    with desk.writing() as connection:
+        done = connection.execute(
+            update(schema.visits)
+            .where(schema.visits.c.id == visit, schema.visits.c.state != "confirmed")
+            .values(state="confirmed", reversed_why=None)
+        )
+        if done.rowcount:
+            (seq,) = sequence.take(connection, 1)
+            connection.execute(
+                insert(schema.visit_changes).values(
+                    seq=seq, visit_id=visit, changed_at_ms=5, state="confirmed", who="guestgate", why="event e1"
+                )
+            )
+
+
+def close(desk: Terminal, month: str, requires: str = "authorized") -> None:
+    """Close a month."""
+    for _ in Closing(desk.database, month, requires).run("cli:anna"):
+        pass
+
+
+def lines(desk: Terminal, month: str, requires: str = "authorized") -> list[dict[str, Any]]:
+    """A month's lines."""
+    with desk.reading() as connection:
+        return [line for _, line in statements.statement_lines(connection, month, None, payable_requires=requires)]
+
+
+def day(number: int, hour: int = 12, month: int = 1) -> datetime:
+    """In 2026."""
+    return datetime(2026, month, number, hour, tzinfo=UTC)
+
+
+def test_a_closed_month_stays_and_later_corrections_go_into_the_next(desk: Terminal) -> None:
+    """Another visit of the day pays instead of a reversed one; a late one pays; each says why, who and when."""
+    first, second, other = add(desk, day(5)), add(desk, day(5, 18)), add(desk, day(6), "m2")
+    add(desk, day(7), studio="trial")
+    confirm(desk, other)
+    close(desk, "2026-01")
+    said = lines(desk, "2026-01")
+    assert [(line["visit"], line["payable"]) for line in said] == [(first, 1), (second, 0), (other, 1)]
+    assert [line["confirmation"] for line in said] == [None, None, "event e1"]
+    reverse(desk, first)
+    late = add(desk, day(8))
+    for month in ("before", "after"):
+        found = {line["visit"]: line for line in lines(desk, "2026-02")}
+        amounts = {visit: line["payable"] for visit, line in found.items()}
+        assert amounts == {first: -1, second: 1, late: 1}, month
+        assert (found[first]["why"], found[first]["changed_by"]) == ("by mistake", "cli:anna")
+        assert found[first]["changed_at"] is not None and found[first]["adjusts"] == "2026-01"
+        assert found[second]["why"] == "another visit of that day: by mistake"
+        assert found[late]["why"] == "recorded after the month was closed (manual)" and found[late]["adjusts"] is None
+        if month == "before":
+            close(desk, "2026-02")
+    assert lines(desk, "2026-01") == said and lines(desk, "2026-03") == []
+    (total,) = desk.json("statement", "2026-02")[0]["totals"]
+    assert total == {"studio": "s1", "visits": 0, "payable": 0, "reversed": 0, "adjustments": 1}
+    assert problems(desk.database) == []
+
+
+def test_months_are_closed_in_order_once_and_when_they_are_over(desk: Terminal) -> None:
+    """By the last time zone, and six hours later."""
+    add(desk, day(5)), add(desk, day(5, month=2))
+    assert "the next one is 2026-01" in desk.complaint("statement", "2026-02", "--close", status=1)
+    desk.run("statement", "2026-01", "--close")
+    assert "closed already" in desk.complaint("statement", "2026-01", "--close", status=1)
+    assert "the next one is 2026-02" in desk.complaint("statement", "2026-03", "--close", status=1)
+    assert "cannot be closed yet" in desk.complaint("statement", clock.iso(clock.now())[:7], "--close", status=1)
+    end = datetime(2026, 2, 1, 12, tzinfo=UTC) + GRACE
+    assert closable("2026-01", end) and not closable("2026-01", end - timedelta(milliseconds=1))
+    (change,) = desk.json("changes", "--subject", "2026-01")
+    assert change["action"] == "statement.closed" and change["after"]["payable"] == 1
+
+
+def test_the_last_of_two_that_close_at_once_does_and_one_broken_off_closes_nothing(desk: Terminal) -> None:
+    """Every line is there once, though the attempts before had written theirs."""
+    for number in range(1, 21):
+        add(desk, day(number))
+    broken_off, earlier = (Closing(desk.database, "2026-01", "authorized").run("cli:anna") for _ in range(2))
+    next(broken_off)
+    broken_off.close()
+    assert rows(desk.database, "SELECT count(*) FROM statement_lines")[0][0] > 0
+    with desk.reading() as connection:
+        assert statements.closed_list(connection) == []
+    next(earlier)
+    close(desk, "2026-01")
+    with pytest.raises(ConflictError):
+        list(earlier)
+    assert rows(desk.database, "SELECT count(*), sum(payable) FROM statement_lines WHERE attempt = 3") == [(20, 20)]
+    assert len(lines(desk, "2026-01")) == 20 and problems(desk.database) == []
+
+
+def test_who_is_forgotten_leaves_a_pseudonym_in_closed_months(desk: Terminal) -> None:
+    """And nothing that staff wrote; the sums stay, and so does what is still to be adjusted."""
+    first, second = add(desk, day(5)), add(desk, day(6))
+    close(desk, "2026-01")
+    reverse(desk, first, "m1 was ill")
+    close(desk, "2026-02")
+    reverse(desk, second, "m1 was ill again")
+    name = forget.forget(desk.database, "cli:anna", "m1")
+    assert {line["member"] for month in MONTHS for line in lines(desk, month)} == {name}
+    assert [line["payable"] for line in lines(desk, "2026-03")] == [-1]
+    assert "ill" not in str([lines(desk, month) for month in MONTHS])
+    assert problems(desk.database) == []
+
+
+def test_pruning_keeps_what_is_not_settled(desk: Terminal) -> None:
+    """Visits of months that are not closed, and those that a later month still has to adjust."""
+    settled, reversed_, open_ = add(desk, day(5)), add(desk, day(6)), add(desk, day(5, month=2))
+    close(desk, "2026-01")
+    reverse(desk, reversed_)
+    for _ in Prune(desk.database, "1month", clock.now()).run("cli:anna"):
+        pass
+    assert {visit for (visit,) in rows(desk.database, "SELECT id FROM visits")} == {reversed_, open_}
+    assert [line["visit"] for line in lines(desk, "2026-01")] == [settled, reversed_]
+    assert [line["payable"] for line in lines(desk, "2026-02")] == [1, -1]
+
+
+def test_csv_opens_in_spreadsheets_and_has_no_formulas(desk: Terminal) -> None:
+    """RFC 4180 with a byte order mark; what begins like a formula is a text; of a closed month the same as before."""
+    desk.members({"member_id": '=HYPERLINK("x")', "plan": "each"})
+    past = Past(desk.database)
+    with closing(past):
+        decision = past.checkin('=HYPERLINK("x")', day(5))
+    confirm(desk, decision.id)
+    desk.run("statement", "2026-01", "--csv", "open.csv", "--close")
+    desk.run("statement", "2026-01", "--csv", "closed.csv")
+    content = Path("open.csv").read_bytes()
+    assert content == Path("closed.csv").read_bytes()
+    assert (
+        content.startswith(b"\xef\xbb\xbfmonth,kind,visit,") and content.count(b"\r\n") == content.count(b"\n") == 2
+    )
+    (row,) = csv.DictReader(content.decode("utf-8-sig").splitlines())
+    assert row["member"] == '\'=HYPERLINK("x")' and row["decision"] == row["visit"] == decision.id
+    assert (row["confirmation"], row["plan"], row["plan_version"], row["payable"]) == ("event e1", "each", "1", "1")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_all_statements_together_are_what_pays_now(seed: int, desk: Terminal) -> None:
+    """Whatever was added, imported, corrected, closed and broken off; and no closed line ever changes."""
+    dice = random.Random(seed)
+    requires = dice.choice(("authorized", "confirmed"))
+    with desk.database.write("cli:anna") as connection:
+        visits.add(connection, VisitRow(0, "m2", "s1", day(1)))
+    made: list[str] = []
+    frozen: dict[str, list[dict[str, Any]]] = {}
+    for step in range(45):
+        at = day(dice.randrange(1, 4), dice.randrange(24), dice.randrange(1, 4))
+        member, studio = dice.choice(("m1", "m2")), dice.choice(("s1", "s2", "trial"))
+        what = dice.choice(
+            ("add", "add", "add", "import", "reverse", "reverse", "confirm", "confirm", "close", "break")
+        )
+        if what == "add":
+            made.append(add(desk, at, member, studio))
+        elif what == "import":
+            row = VisitRow(1, member, studio, at)
+            made.append(row.id)
+            with desk.writing() as connection:
+                Import()(connection, [row])
+        elif what == "reverse" and made:
+            reverse(desk, dice.choice(made))
+        elif what == "confirm" and made:
+            confirm(desk, dice.choice(made))
+        elif len(frozen) < len(MONTHS) and what in ("close", "break") and dice.random() < 0.4:
+            month = MONTHS[len(frozen)]
+            if what == "break":
+                with suppress(StopIteration), closing(Closing(desk.database, month, requires).run("x")) as begun:
+                    next(begun)  # type: ignore[call-overload]
+            if what == "close":
+                close(desk, month, requires)
+                frozen[month] = lines(desk, month)
+        paid: dict[str, int] = {}
+        for month in (*MONTHS, "2026-04"):
+            for line in lines(desk, month, requires):
+                paid[line["visit"]] = paid.get(line["visit"], 0) + line["payable"]
+        with desk.reading() as connection:
+            pays = {
+                visit["id"]
+                for _, visit in record.visits(connection, Filter(), payable_requires=requires)
+                if visit["payable"]
+            }
+        assert {visit for visit, amount in paid.items() if amount} == pays, (seed, step, what)
+        assert set(paid.values()) <= {0, 1}, (seed, step, what)
+        assert all(lines(desk, month) == said for month, said in frozen.items()), (seed, step, what)
+    assert problems(desk.database) == []
