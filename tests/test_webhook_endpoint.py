@@ -20,7 +20,8 @@ from test_attendance import START, outcome
 from wire import JSON, ask, request
 
 from guestgate import clock, studios
-from guestgate.attendance.webhook import MAX_BODY_BYTES, PATH
+from guestgate.attendance.webhook import MAX_BODY_BYTES
+from guestgate.contract import WEBHOOK_PATH
 from guestgate.directory import KeyKind
 
 LARGE = json.dumps(webhook("NEW", START, 1, content={"a": "b" * (MAX_BODY_BYTES - 500)}).body).encode()
@@ -54,7 +55,7 @@ def send(gate: Gate, one: Webhook) -> int:
 
 
 def post(gate: Gate, body: bytes, **options: Any) -> int:
-    options = {"key": gate.keys["webhook"], "path": PATH} | options
+    options = {"key": gate.keys["webhook"], "path": WEBHOOK_PATH} | options
     return ask(gate, request(body, **options)).status
 
 
@@ -103,7 +104,7 @@ def test_a_webhook_is_kept_once_and_confirms_its_visit(gate: Gate) -> None:
         (400, {"body": b"[" * 10_000}),
         (413, {"body": b" " * (MAX_BODY_BYTES + 1)}),
         (413, {"body": b" " * (MAX_BODY_BYTES + 1), "chunks": 16_384}),
-        (200, {"path": f"{PATH}/"}),
+        (200, {"path": f"{WEBHOOK_PATH}/"}),
         (200, {"headers": []}),
         (
             200,
@@ -148,7 +149,8 @@ def test_a_check_in_is_answered_while_webhooks_stream_in(gate: Gate) -> None:
         headers = {"X-API-Key": gate.keys["webhook"]}
         with httpx.Client(verify=gate.tls(), headers=headers, timeout=10) as client:
             statuses.extend(
-                client.post(gate.url.replace("/checkin-validation", PATH), json=one.body).status_code for one in some
+                client.post(gate.url.replace("/checkin-validation", WEBHOOK_PATH), json=one.body).status_code
+                for one in some
             )
 
     threads = [threading.Thread(target=tell, args=(told[first::4],)) for first in range(4)]
