@@ -75,7 +75,10 @@ def proxied(request: pytest.FixtureRequest, home: Gate) -> Iterator[Gate]:
     home.plans()
     home.members("free-0,free", "once-0,once")
     socket = home.folder / "door.sock"
-    behind = [sys.executable, "-m", "guestgate", "serve", "--behind-proxy", "--host", f"unix:{socket}"]
+    behind = [
+        *(sys.executable, "-m", "guestgate", "serve", "--behind-proxy", "--host", f"unix:{socket}"),
+        *("--admin-port", str(free_port())),
+    ]
     home.port = free_port()
     with home.log.open("ab") as log, ExitStack() as stack:
         server = stack.enter_context(
