@@ -32,7 +32,7 @@ from guestgate.sqlite import safe_sqlite
 # Copies of files; PostgreSQL has its own tools.
 pytestmark = pytest.mark.embedded
 
-NUMBERED = ("decisions", "visits", "visit_changes", "changes", "validations")
+NUMBERED = ("decisions", "visits", "visit_changes", "changes", "validations", "webhooks", "sightings")
 
 
 def quiet(_done: int, _total: int) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from attending import deliver, entry
 from callers import problems
 from past import Past
 from terminal import Terminal
 
+from guestgate.attendance.clerk import Clerk
+
 
 @pytest.fixture
 def desk(terminal: Terminal) -> Terminal:
-    """A studio, a member, two visits and a correction."""
+    """A studio, a member, two visits, a correction, and an entry that nobody allowed."""
     terminal.plans('[plans.free]\nname = "Free"\nreentry_minutes = 0\n')
     terminal.studio()
     terminal.members({"member_id": "m1", "plan": "free"})
@@ -20,6 +23,8 @@ def desk(terminal: Terminal) -> Terminal:
     for hour in range(2):
         decision = past.checkin("m1", datetime(2026, 11, 1, hour, tzinfo=UTC))
     past.close()
+    deliver(terminal.database, entry(datetime(2026, 11, 1, 12, tzinfo=UTC)))
+    Clerk(terminal.database).catch_up()
     terminal.run("visit", "reverse", decision.id, "--why", "by mistake")
     return terminal
 
@@ -39,6 +44,7 @@ def desk(terminal: Terminal) -> Terminal:
             "UPDATE changes SET seq = (SELECT max(seq) FROM decisions) WHERE seq = (SELECT min(seq) FROM changes)",
             "both in changes and",
         ),
+        ("UPDATE sightings SET visit_id = 'none'", "belongs to visit none, which is missing"),
         ("DELETE FROM visit_changes", "but its corrections say authorized"),
         ("UPDATE visit_changes SET why = 'other'", "but its corrections say reversed (other)"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attending import deliver, entry, webhook
 from backends import Backend, copied
 from callers import Caller, Crowd, everything, problems, rows
 from gate import Gate, wait_for
@@ -21,6 +22,7 @@ from guestgate import database as database_module
 from guestgate import forget as forget_module
 from guestgate import postgres as postgres_module
 from guestgate import sqlite as sqlite_module
+from guestgate.attendance.clerk import Clerk
 from guestgate.database import Database
 from guestgate.errors import NotFoundError
 from guestgate.forget import forget
@@ -87,6 +89,14 @@ limits = [{ max = 1, per = "day" }]
     )
     terminal.run("visit", "import", file)
     (visit, *_) = rows(terminal.database, f"SELECT id FROM visits WHERE member_id = '{ADA}'")
+    deliver(
+        terminal.database,
+        webhook("AGGREGATOR_MEMBER_CREATED", START, CARDS[1], content={"aggregatorId": ADA}),
+        entry(START, CARDS[0]),
+        entry(START, 17),
+        webhook("NEWS", START, CARDS[0], content={"of": [ADA, str(CARDS[0])]}),
+    )
+    Clerk(terminal.database).catch_up()
     with terminal.database.write("cli:staff") as connection:
         corrections.reverse(connection, visit.id, f"{ADA} tore the poster")
     return terminal
@@ -131,6 +141,9 @@ def test_nothing_personal_is_left(desk: Terminal) -> None:
     assert (change.subject, change.before, change.after) == (said["pseudonym"], None, None)
     assert change.who.startswith("cli:")
     assert rows(desk.database, "SELECT id FROM members") == [("bob",)]
+    assert rows(desk.database, "SELECT customer_id FROM named_customers") == [(17,)]
+    seen = rows(desk.database, "SELECT member_id, visit_id IS NOT NULL AS here FROM sightings ORDER BY seq")
+    assert list(map(tuple, seen)) == [(said["pseudonym"], True), ("bob", True)]
     assert rows(desk.database, "SELECT customer_id FROM customers") == [(17,)]
 
 
@@ -155,7 +168,7 @@ def test_the_pseudonym_stands_everywhere(desk: Terminal) -> None:
     assert len(rows(desk.database, f"SELECT 1 FROM visits WHERE member_id = '{pseudonym}'")) == 6
     conflicts = rows(desk.database, "SELECT member_id, customer_id FROM decisions WHERE reason = 'identity_conflict'")
     assert {tuple(row) for row in conflicts} == {("bob", 0)}
-    texts = rows(desk.database, "SELECT who, why FROM visit_changes ORDER BY seq")
+    texts = rows(desk.database, "SELECT who, why FROM visit_changes WHERE state = 'reversed' ORDER BY seq")
     assert [tuple(row) for row in texts] == [("guestgate", "undelivered"), ("cli:staff", "erased")]
     trail = rows(
         desk.database, f"SELECT action, before, after FROM changes WHERE subject = '{pseudonym}' ORDER BY seq"

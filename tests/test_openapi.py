@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gate import Gate, environment
+from gate import Gate, environment, wait_for
 from office import API
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from wire import ask, request
 
 SEED = "20261125"
 EXAMPLES = "12"
@@ -99,4 +101,17 @@ def test_the_public_listener_conforms(served: Gate, tmp_path: Path, document: di
         served, tmp_path, document, f"https://localhost:{served.port}", "--tls-verify", str(served.cert),
         "-H", f"X-API-Key: {served.keys['s1']}",
         *(argument for path in PUBLIC for argument in ("--include-path", path)),
+    )  # fmt: skip
+
+
+def test_webhooks_conform(served: Gate, tmp_path: Path, document: dict[str, Any]) -> None:
+    """The same with a key for them."""
+    token = secrets.token_urlsafe(24)
+    served.cli("key", "add", "s1", "--kind", "webhook", "--key-stdin", input=token)
+    wait_for(
+        lambda: ask(served, request(b"", key=token, path="/webhook")).status == 400, "the key is unknown", served
+    )
+    conforms(
+        served, tmp_path, document, f"https://localhost:{served.port}", "--tls-verify", str(served.cert),
+        "-H", f"X-API-Key: {token}", "--include-path", "/webhook",
     )  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attending import deliver, entry
 from backends import Backend, copied
 from callers import everything, problems, rows
 from killing import kill_at, lines_of, moments, repeat
@@ -18,6 +19,7 @@ from guestgate import database as database_module
 from guestgate import postgres as postgres_module
 from guestgate import prune as prune_module
 from guestgate import sqlite as sqlite_module
+from guestgate.attendance.clerk import Clerk
 from guestgate.database import Database
 from guestgate.errors import UsageError
 from guestgate.explain import explain
@@ -60,6 +62,10 @@ def desk(terminal: Terminal) -> Terminal:
         past.validate("free", NOW - timedelta(days=days))
         past.validate("nobody", NOW - timedelta(days=days))
     past.close()
+    for days in (390, 30, 5):
+        at = NOW - timedelta(days=days)
+        deliver(terminal.database, entry(at), entry(at - timedelta(hours=5)), received_at=at)
+    Clerk(terminal.database).catch_up()
     terminal.monkeypatch.setattr(clock, "now", lambda: NOW)
     with terminal.writing() as connection:
         old = clock.to_ms(NOW - timedelta(days=200))
@@ -81,13 +87,16 @@ def test_what_is_old_goes_and_what_matters_stays(desk: Terminal) -> None:
     assert days(desk.database, "total") == before["total"]
     assert days(desk.database, "cycle") == [day for day in before["cycle"] if day <= 102]
     assert problems(desk.database) == []
-    assert rows(desk.database, "SELECT count(*) FROM visit_changes") == [(0,)]
+    assert rows(desk.database, "SELECT count(*) FROM visit_changes WHERE state = 'reversed'") == [(0,)]
     assert rows(desk.database, "SELECT count(*) FROM decisions WHERE reason = 'unknown_member'") == [(6,)]
     assert rows(desk.database, "SELECT count(*) FROM validations") == [(4,)]
     answered = "SELECT id FROM decisions UNION SELECT id FROM validations"
     orphans = f"SELECT count(*) FROM answers WHERE decision_id NOT IN ({answered})"
     assert rows(desk.database, orphans) == [(0,)]
     assert report["kept_visits"] == 38
+    assert report["webhooks"] == 2
+    assert rows(desk.database, "SELECT count(*) FROM webhooks") == [(4,)]
+    assert rows(desk.database, "SELECT count(*) FROM sightings WHERE visit_id IS NULL") == [(3,)]
     assert report["changes"] == 3
     assert report["validations"] == 4
     (change,) = rows(desk.database, "SELECT who, after FROM changes WHERE action = 'record.pruned'")

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from attending import Book, deliver, entry
 from backends import Server
 from callers import noon_zone, problems, rows
 from cluster import Cluster
@@ -23,6 +24,7 @@ from terminal import Terminal
 from guestgate import clock, corrections, events, nodes, schema, sequence, sessions, tokens
 from guestgate import database as database_module
 from guestgate import transfer as transfer_module
+from guestgate.attendance.reconciliation import Reconciliation
 from guestgate.closing import Closing
 from guestgate.database import Database
 from guestgate.errors import OperationError
@@ -105,6 +107,8 @@ def desk(terminal: Terminal) -> Terminal:
     past.close()
     for _ in Closing(terminal.database, "2025-12", "authorized").run("cli:=1+1"):
         pass
+    deliver(terminal.database, *(entry(start - timedelta(days=days), 2**63 - 1) for days in (30, 31)))
+    Reconciliation(terminal.database, Book(), timedelta(hours=1)).run()
     terminal.run("visit", "reverse", str(visit), "--why", "\n".join(ODD))
     with terminal.writing() as connection:
         nodes.arrive(connection, nodes.this_server(Settings()))

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from guestgate import clock, plans_file, record, schema, words
+from guestgate.attendance.attendances import stay_of
 from guestgate.directory import KeyKind
 from guestgate.fingerprints import fingerprint, state
 from guestgate.record import Filter, Order
@@ -21,8 +22,8 @@ def case(connection: Connection, decision_id: str, *, payable_requires: str) -> 
     """All that belongs to a decision. Raises NotFoundError where there is none.
 
     ``decision`` and ``visit`` are as users see them everywhere, the latter None where there is none; ``key`` is
-    what the call came with; ``plan`` the rules of that day, a sentence each; ``corrections`` what was done to the
-    visit; ``next`` the member's next decisions.
+    what the call came with; ``plan`` the rules of that day, a sentence each; ``stay`` when somebody came in on the
+    visit and left; ``corrections`` what was done to the visit; ``next`` the member's next decisions.
     """
     decision = record.decision(connection, decision_id)
     used = connection.execute(select(_d.key_fingerprint).where(_d.id == decision_id)).scalar_one()
@@ -32,6 +33,7 @@ def case(connection: Connection, decision_id: str, *, payable_requires: str) -> 
         "key": {"fingerprint": used, "state": _key_state(connection, decision["studio"], used)},
         "plan": _rules(connection, decision["plan"], decision["plan_version"]),
         "visit": None if visit is None else record.visit(connection, visit, payable_requires=payable_requires),
+        "stay": None if visit is None else stay_of(connection, visit),
         "corrections": [] if visit is None else _corrections(connection, visit),
         "next": [] if decision["member"] is None else _next(connection, decision),
     }

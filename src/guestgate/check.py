@@ -18,7 +18,7 @@ from guestgate.model import Outcome, Reason, Source, VisitState
 from guestgate.statement_lines import Kind
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
-_n, _s, _l = schema.validations.c, schema.statements.c, schema.statement_lines.c
+_n, _s, _l, _e = schema.validations.c, schema.statements.c, schema.statement_lines.c, schema.sightings.c
 MOST = 20
 
 
@@ -31,6 +31,7 @@ def check(connection: Connection) -> list[str]:
         *_visits(connection),
         *_validations(connection),
         *_statements(connection),
+        *_sightings(connection),
         *_links(connection),
     ]
 
@@ -174,6 +175,17 @@ def _statements(connection: Connection) -> Iterator[str]:
         .limit(MOST)
     ).scalars():
         yield f"visit {visit_id} has lines in statements that do not come to one visit, paid for once or not at all"
+
+
+def _sightings(connection: Connection) -> Iterator[str]:
+    """What was seen at the door belongs to visits that there are."""
+    for reference, visit_id in connection.execute(
+        select(_e.reference, _e.visit_id)
+        .join(schema.visits, _v.id == _e.visit_id, isouter=True)
+        .where(_e.visit_id.is_not(None), _v.id.is_(None))
+        .limit(MOST)
+    ):
+        yield f"what {reference} tells belongs to visit {visit_id}, which is missing"
 
 
 def _links(connection: Connection) -> Iterator[str]:

@@ -16,6 +16,7 @@ from guestgate.model import Ruling
 from guestgate.strict_json import NotJsonError
 
 VALIDATION_PATH = "/member-validation"
+WEBHOOK_PATH = "/webhook"
 MAX_BODY_BYTES = 16 * 1024
 MAX_CUSTOMER_ID = 2**63 - 1
 MAX_AGGREGATOR_ID_CHARS = 255
@@ -24,7 +25,7 @@ VALIDATION_EXAMPLE = '{"aggregatorId": "<your-id>"}'
 
 
 class BadBodyError(ValueError):
-    """The body is not what is asked on its route; the message says why, without repeating what was sent."""
+    """The body is not what its path takes; the message says why, without repeating what was sent."""
 
 
 def parse_checkin(body: bytes) -> tuple[str, int]:
@@ -95,6 +96,11 @@ def problem(status: int, detail: str, *headers: tuple[str, str]) -> Response:
     """An error of the call itself (RFC 9457)."""
     content = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     return Response(status, [*_PROBLEM, *headers], json.dumps(content).encode())
+
+
+def kept() -> Response:
+    """A webhook is on disk."""
+    return Response(200, _JSON, b'{"kept":true}')
 
 
 def healthy() -> Response:

@@ -1,4 +1,4 @@
-"""Taking visits back: what was entered stays on record, with who changed it, when and why."""
+"""Changing what a visit counts for: what was entered stays on record, with who changed it, when and why."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from guestgate.database import author
 from guestgate.model import Source, VisitState
 
 UNDELIVERED = "undelivered"
+NO_ENTRY = "no entry in the platform's history"
 BY_CHECKIN = (Source.CHECKIN.value, Source.STAND_IN.value)
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
@@ -24,16 +25,30 @@ def reverse(connection: Connection, visit_id: str, why: str) -> bool:
 
     Waits for whoever has the member locked; the ledger has done that before.
     """
+    return _change(connection, visit_id, VisitState.REVERSED, why)
+
+
+def confirm(connection: Connection, visit_id: str, why: str) -> bool:
+    """Note that the member came in, also where the visit was reversed; False where it is confirmed or not there."""
+    return _change(connection, visit_id, VisitState.CONFIRMED, why)
+
+
+def authorize(connection: Connection, visit_id: str, why: str) -> bool:
+    """Note that nothing confirms a visit any more; False where that is so already or there is no such visit."""
+    return _change(connection, visit_id, VisitState.AUTHORIZED, why)
+
+
+def _change(connection: Connection, visit_id: str, state: VisitState, why: str) -> bool:
     member_id = connection.execute(select(_v.member_id).where(_v.id == visit_id)).scalar_one_or_none()
     if member_id is None:
         return False
     locks.lock(connection, member_id)
-    reversed_now = connection.execute(
+    changed = connection.execute(
         update(schema.visits)
-        .where(_v.id == visit_id, _v.state != VisitState.REVERSED.value)
-        .values(state=VisitState.REVERSED.value, reversed_why=why)
+        .where(_v.id == visit_id, _v.state != state.value)
+        .values(state=state.value, reversed_why=why if state is VisitState.REVERSED else None)
     )
-    if not reversed_now.rowcount:
+    if not changed.rowcount:
         return False
     (seq,) = sequence.take(connection, 1)
     connection.execute(
@@ -41,7 +56,7 @@ def reverse(connection: Connection, visit_id: str, why: str) -> bool:
             seq=seq,
             visit_id=visit_id,
             changed_at_ms=clock.now_ms(),
-            state=VisitState.REVERSED.value,
+            state=state.value,
             who=author(connection),
             why=why,
         )

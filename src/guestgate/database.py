@@ -120,12 +120,17 @@ class Database(ABC):
         """A connection to keep, for the door's own transactions. No statement may take long within `budget_ms`."""
 
     def write_many(
-        self, items: Iterable[Item], write: Callable[[Connection, list[Item]], None], who: str = SYSTEM
+        self,
+        items: Iterable[Item],
+        write: Callable[[Connection, list[Item]], None],
+        who: str = SYSTEM,
+        *,
+        at_least: int = 1,
     ) -> Iterator[int]:
         """Write items in transactions so short that the door hardly notices; yields the number done so far.
 
-        A chunk's size follows the time that the last one took. All of it is on disk at the end, however that
-        comes.
+        A chunk's size follows the time that the last one took; it has `at_least` so many where most of that time is
+        the transaction's own. All of it is on disk at the end, however that comes.
         """
         source = iter(items)
         size, done, free_until = CHUNK, 0, 0.0
@@ -137,7 +142,7 @@ class Database(ABC):
                     write(connection, chunk)
                 held = clock.monotonic() - started
                 free_until = clock.monotonic() + self.leave_free * held
-                size = max(1, min(MAX_CHUNK, int(len(chunk) * self.hold_s / max(held, 1e-6))))
+                size = max(at_least, min(MAX_CHUNK, int(len(chunk) * self.hold_s / max(held, 1e-6))))
                 done += len(chunk)
                 self.between_chunks()
                 yield done

@@ -1,4 +1,4 @@
-"""The door: public listener, authorizer with its ledger, and the studios' keys, in one process.
+"""The door: public listener, authorizer with its ledger, mailbox, and the studios' keys, in one process.
 
 granian runs embedded in our own event loop. Every certificate gets a listener of its own: renewing starts one
 with the new certificate and, once that serves, ends the old one; a certificate that cannot serve leaves
@@ -19,6 +19,7 @@ from granian.constants import Interfaces
 from prometheus_client import Metric
 
 from guestgate import clock, expiry
+from guestgate.attendance.mailbox import Mailbox
 from guestgate.authorizer import Authorizer
 from guestgate.database import Database, is_postgres
 from guestgate.directory import DirectoryFollower
@@ -68,9 +69,11 @@ class Door:
         self._studios = DirectoryFollower(database, copy)
         self._metrics = DoorMetrics()
         self._authorizer = Authorizer(_shared_role(settings), _stand_in_role(settings), failed, self._metrics)
+        self._letters = Mailbox(database, failed)
         self._endpoint = Endpoint(
             self._authorizer,
             self._authorizer.validator,
+            self._letters,
             self._studios,
             self._metrics,
             checkin_path=settings.checkin_path,
@@ -84,6 +87,7 @@ class Door:
         """Return once check-ins are taken. Raises OperationError where they cannot be."""
         self._studios.start()
         await self._authorizer.start()
+        self._letters.start()
         await self._listener.start()
         self._reporting = asyncio.create_task(_report_counts(self._endpoint))
         gc.collect()
@@ -128,6 +132,7 @@ class Door:
     async def stop(self) -> None:
         """Have everything recorded, and end."""
         await self._authorizer.stop()
+        await self._letters.stop()
         self._studios.stop()
 
     def warn_of_ends(self) -> None:

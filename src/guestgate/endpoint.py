@@ -18,14 +18,18 @@ import structlog
 import uuid_utils
 
 from guestgate import clock
+from guestgate.attendance import mailbox, webhook
+from guestgate.attendance.mailbox import Letter, Mailbox
 from guestgate.authorizer import Authorizer
 from guestgate.contract import (
     MAX_BODY_BYTES,
     VALIDATION_PATH,
+    WEBHOOK_PATH,
     BadBodyError,
     Response,
     answer,
     healthy,
+    kept,
     member_data,
     parse_checkin,
     parse_validation,
@@ -54,12 +58,12 @@ UNAUTHORIZED = problem(
     ("www-authenticate", 'ApiKey realm="guestgate", header="X-API-Key"'),
 )
 UNSUPPORTED_MEDIA_TYPE = problem(415, "send Content-Type: application/json; charset=utf-8")
-TOO_LARGE = problem(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
 BROKEN_OFF = problem(400, "the body was broken off")
 REQUEST_TIMEOUT = problem(408, "the body did not arrive in time")
 # One and the same for whatever stands in the way, so that guessing teaches nothing.
 MAY_NOT_REGISTER = problem(404, "this member may not register here")
 NOT_VALIDATED = problem(503, "the member could not be validated in time; try again")
+NOT_KEPT = problem(503, "the webhook could not be kept; send it again")
 
 STATUS = {Outcome.ALLOWED: 200, Outcome.DENIED: 403, Outcome.UNDECIDED: 503}
 
@@ -74,13 +78,15 @@ class Asked(NamedTuple):
 
 
 class Route(NamedTuple):
-    """What is asked on a path: which keys may, and who answers.
+    """What is asked on a path: which keys may, who answers, by when, and what a body may have.
 
     `answer` gets the body. Before it has answered anything it may raise BadBodyError.
     """
 
     kind: KeyKind
     answer: Callable[[bytes, Asked], Awaitable[None]]
+    deadlines: Alarms
+    most_bytes: int = MAX_BODY_BYTES
 
 
 class Endpoint:
@@ -90,6 +96,7 @@ class Endpoint:
         self,
         authorizer: Authorizer,
         validator: Validator,
+        letters: Mailbox,
         studios: DirectoryFollower,
         metrics: DoorMetrics,
         *,
@@ -97,21 +104,22 @@ class Endpoint:
         answer_budget_ms: int,
         unknown_member_status: int,
     ) -> None:
-        """Answers check-ins on `checkin_path`, and everything within `answer_budget_ms` of its headers."""
-        self._authorizer, self._validator = authorizer, validator
+        """Answers check-ins on `checkin_path`; all but webhooks within `answer_budget_ms` of the headers."""
+        self._authorizer, self._validator, self._letters = authorizer, validator, letters
         self._studios = studios
         self._loop = asyncio.get_running_loop()
+        self._deadlines = Alarms(self._loop, (answer_budget_ms - ANSWER_MARGIN_MS) / 1000, Exchange.expire)
+        letter_deadlines = Alarms(self._loop, mailbox.ANSWER_WITHIN_S, Exchange.expire)
         self._routes = {
-            VALIDATION_PATH: Route(KeyKind.CHECKIN, self._validate),
-            checkin_path.rstrip("/"): Route(KeyKind.CHECKIN, self._check_in),
+            VALIDATION_PATH: Route(KeyKind.CHECKIN, self._validate, self._deadlines),
+            WEBHOOK_PATH: Route(KeyKind.WEBHOOK, self._keep, letter_deadlines, webhook.MAX_BODY_BYTES),
+            checkin_path.rstrip("/"): Route(KeyKind.CHECKIN, self._check_in, self._deadlines),
         }
-        self._budget_s = (answer_budget_ms - ANSWER_MARGIN_MS) / 1000
         self._unknown_member_status = unknown_member_status
-        self._deadlines = Alarms(self._loop, self._budget_s, Exchange.expire)
         self._slow = Alarms(self._loop, WATCH_AFTER_S, Exchange.watch)
         share_s = authorizer.share_s
         self._shares = None if share_s is None else Alarms(self._loop, share_s, Exchange.share_over)
-        # Calls that asked nothing, by status; what was asked is on record.
+        # Calls that asked and told nothing, by status; the others are on record.
         self.counts: Counter[int] = Counter()
         self._metrics = metrics
 
@@ -121,12 +129,14 @@ class Endpoint:
             protocol.close(403)
             return
         started = self._loop.time()
-        exchange = Exchange(protocol, started + self._budget_s)
-        self._deadlines.add(exchange)
+        route = self._routes.get(scope.path.rstrip("/"))
+        deadlines = self._deadlines if route is None else route.deadlines
+        exchange = Exchange(protocol, started + deadlines.after_s)
+        deadlines.add(exchange)
         if self._shares is not None:
             self._shares.add(exchange)
         try:
-            response = await self._respond(scope, exchange, started)
+            response = await self._respond(scope, route, exchange, started)
             if response is not None:
                 self._count(response.status)
                 await exchange.conclude(response)
@@ -134,14 +144,12 @@ class Endpoint:
             log.exception("a call failed")
             exchange.write(problem(503, "the call could not be answered; try again"))
 
-    async def _respond(self, scope: Any, exchange: Exchange, started: float) -> Response | None:
+    async def _respond(self, scope: Any, route: Route | None, exchange: Exchange, started: float) -> Response | None:
         """Has a question answered; returns the response for every other call."""
-        path = scope.path.rstrip("/")
-        if path == "/healthz":
-            return healthy() if scope.method in ("GET", "HEAD") else GET_ONLY
-        route = self._routes.get(path)
         if route is None:
-            return NOT_FOUND
+            if scope.path.rstrip("/") != "/healthz":
+                return NOT_FOUND
+            return healthy() if scope.method in ("GET", "HEAD") else GET_ONLY
         if scope.method != "POST":
             return POST_ONLY
         received_at = clock.now()
@@ -153,10 +161,10 @@ class Endpoint:
         if not _is_json(headers):
             return UNSUPPORTED_MEDIA_TYPE
         try:
-            body = await exchange.read(headers.get("content-length"))
+            body = await exchange.read(headers.get("content-length"), route.most_bytes)
             await route.answer(body, Asked(key, received_at, exchange, started))
         except BodyTooLargeError:
-            return TOO_LARGE
+            return problem(413, f"the body is larger than {route.most_bytes} bytes")
         except BodyTimeoutError:
             self._count(REQUEST_TIMEOUT.status)
             exchange.write(REQUEST_TIMEOUT)
@@ -204,6 +212,15 @@ class Endpoint:
             response = MAY_NOT_REGISTER if reply.outcome is Outcome.DENIED else NOT_VALIDATED
         written = exchange.write(response)
         self._validator.left(call, reply, response.status if written else None)
+
+    async def _keep(self, body: bytes, asked: Asked) -> None:
+        """Answer a webhook once it is on disk; who sends it reads nothing but the status."""
+        key, received_at, exchange, _ = asked
+        letter = Letter(webhook.parse(body), key.studio_id, clock.to_ms(received_at), body.decode(), key.fingerprint)
+        exchange.at_deadline = partial(exchange.write, NOT_KEPT)
+        is_kept = await self._letters.keep(letter)
+        exchange.write(kept() if is_kept else NOT_KEPT)
+        self._metrics.webhooks.labels("kept" if is_kept else "not_kept").inc()
 
 
 def _single(headers: Any, name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from guestgate.contract import MAX_BODY_BYTES, Response
+from guestgate.contract import Response
 
 log = structlog.get_logger()
 
@@ -26,7 +26,7 @@ LET_GO_S = 0.02
 
 
 class BodyTooLargeError(Exception):
-    """More than MAX_BODY_BYTES."""
+    """More than the route takes."""
 
 
 class BodyTimeoutError(Exception):
@@ -89,14 +89,14 @@ class Exchange:
         self._protocol.response_bytes(response.status, response.headers, response.body)
         return True
 
-    async def read(self, content_length: str | None) -> bytes:
+    async def read(self, content_length: str | None, most_bytes: int) -> bytes:
         """The body, unless that is too large, late or broken off."""
-        if content_length is not None and int(content_length) > MAX_BODY_BYTES:
+        if content_length is not None and int(content_length) > most_bytes:
             raise BodyTooLargeError
         try:
             if content_length is not None:
                 return bytes(await self._protocol())
-            return await self._read_chunks()
+            return await self._read_chunks(most_bytes)
         except (BodyTooLargeError, BodyBrokenOffError):
             raise
         except asyncio.CancelledError:
@@ -105,7 +105,7 @@ class Exchange:
         except Exception as error:
             raise BodyBrokenOffError from error
 
-    async def _read_chunks(self) -> bytes:
+    async def _read_chunks(self, most_bytes: int) -> bytes:
         """A body of unknown length. granian ends one that was broken off like a whole one, but with two empty
         chunks instead of one."""
         body, chunks, empty = bytearray(), 0, 0
@@ -113,7 +113,7 @@ class Exchange:
             body += chunk
             chunks += 1
             empty += not chunk
-            if len(body) > MAX_BODY_BYTES or chunks > MAX_CHUNKS:
+            if len(body) > most_bytes or chunks > MAX_CHUNKS:
                 raise BodyTooLargeError
         if empty > 1:
             raise BodyBrokenOffError
@@ -144,15 +144,15 @@ class Alarms:
     def __init__(self, loop: asyncio.AbstractEventLoop, after_s: float, ring: Callable[[Exchange], object]) -> None:
         """`ring` is called `after_s` seconds after an exchange was added."""
         self._loop = loop
-        self._after_s = after_s
+        self.after_s = after_s
         self._ring = ring
         self._due: deque[tuple[float, Exchange]] = deque()
 
     def add(self, exchange: Exchange) -> None:
         """Ring for this exchange in time."""
         if not self._due:
-            self._loop.call_later(self._after_s, self._look)
-        self._due.append((self._loop.time() + self._after_s, exchange))
+            self._loop.call_later(self.after_s, self._look)
+        self._due.append((self._loop.time() + self.after_s, exchange))
 
     def _look(self) -> None:
         now = self._loop.time()

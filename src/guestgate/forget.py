@@ -1,9 +1,9 @@
 """Forgetting a person: a random pseudonym takes the place of the member's id, personal content goes.
 
-What is erased: the profile, the links to the platform's customers and their numbers, enrolment codes, what staff
-wrote about the member's visits, and what the audit trail says of the member beyond plan and status. Decisions,
-visits, member validations and the lines of statements stay, so that the record still adds up. Whoever is forgotten
-while the platform still sends the id is an unknown member from then on.
+What is erased: the profile, the links to the platform's customers and their numbers, also in what the platform
+told of them, enrolment codes, what staff wrote about the member's visits, and what the audit trail says of the member
+beyond plan and status. Decisions, visits, member validations and the lines of statements stay, so that the record
+still adds up. Whoever is forgotten while the platform still sends the id is an unknown member from then on.
 
 The pseudonym is written into the member's row first and the row goes last. So forgetting that is killed
 anywhere is finished by asking for it again, and every transaction leaves a record that agrees with itself.
@@ -22,6 +22,7 @@ import structlog
 from sqlalchemy import ColumnElement, Connection, Select, delete, or_, select, update
 
 from guestgate import changes, clock, days, locks, members, schema, sequence
+from guestgate.attendance.webhook import Kind, without
 from guestgate.changes import Change
 from guestgate.database import SYSTEM, Database
 from guestgate.model import Status
@@ -39,6 +40,7 @@ LOG_PATIENCE_S = 2.0
 
 _d, _v, _w, _a = schema.decisions.c, schema.visits.c, schema.visit_changes.c, schema.changes.c
 _m, _k, _n, _l = schema.members.c, schema.customers.c, schema.validations.c, schema.statement_lines.c
+_s, _c, _t = schema.sightings.c, schema.named_customers.c, schema.webhooks.c
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ def forget(database: Database, who: str, member_id: str, check: Callable[[Connec
         _statements(person, connection)
         for table in (schema.customers, schema.enrolment_codes):
             connection.execute(delete(table).where(table.c.member_id == member_id))
+        connection.execute(
+            delete(schema.named_customers).where((_c.member_id == member_id) | _c.customer_id.in_(person.customers))
+        )
         connection.execute(delete(schema.members).where(_m.id == member_id))
         changes.record(connection, [Change("member.forgotten", person.pseudonym)])
     if not database.erase_traces(LOG_PATIENCE_S):
@@ -104,14 +109,20 @@ def _begin(connection: Connection, member_id: str) -> Person:
 
 
 def _customers(connection: Connection, member_id: str) -> set[int]:
-    """The customers that are or were linked to the member, without those that are another member's now."""
+    """The customers that are or were linked to the member or named with it, unless they are another member's."""
     linked = set(members.customers_of(connection, member_id))
     once: set[int] = set()
     for row in connection.execute(select(_a.before, _a.after).where(_a.subject == member_id)):
         for text in row:
             once |= _numbers(json.loads(text)) if text else set()
-    others = select(_k.customer_id).where(_k.customer_id.in_(once), _k.member_id != member_id)
-    return linked | (once - set(connection.execute(others).scalars()))
+    told = select(_s.customer_id).where(_s.member_id == member_id)
+    once |= set(connection.execute(told).scalars())
+    named = select(_c.customer_id).where(_c.member_id == member_id)
+    once |= set(connection.execute(named).scalars())
+    theirs = select(_k.customer_id).where(_k.customer_id.in_(once), _k.member_id != member_id)
+    with_others = select(_c.customer_id).where(_c.customer_id.in_(once), _c.member_id.not_in([member_id, ""]))
+    others = {*connection.execute(theirs).scalars(), *connection.execute(with_others).scalars()}
+    return linked | (once - others)
 
 
 def _numbers(content: dict[str, Any]) -> set[int]:
@@ -161,6 +172,18 @@ def _parts(person: Person) -> tuple[tuple[Select[Any], Any], ...]:
             lambda connection, rows: _reasons(connection, [row.id for row in rows]),
         ),
         (
+            select(_s.seq, _s.kind).where(
+                or_(_s.member_id == person.member_id, _s.customer_id.in_(person.customers))
+            ),
+            partial(_sightings, person),
+        ),
+        (
+            select(_t.seq, _t.body).where(
+                or_(*(_t.body.contains(text, autoescape=True) for text in _spellings(person)))
+            ),
+            partial(_webhooks, person),
+        ),
+        (
             select(schema.changes).where(or_(_a.subject == person.member_id, *mentions)),
             partial(_changes, person),
         ),
@@ -177,7 +200,9 @@ def _rename(person: Person, connection: Connection, these: ColumnElement[bool]) 
         connection.execute(
             update(schema.decisions).where(these, column == person.member_id).values({column.name: person.pseudonym})
         )
+    numbers = connection.execute(select(_d.customer_id).where(these).distinct()).scalars().all()
     connection.execute(update(schema.decisions).where(these).values(customer_id=NO_CUSTOMER))
+    _named(person, connection, numbers)
 
 
 def _visits(person: Person, connection: Connection, rows: Collection[Any]) -> None:
@@ -219,6 +244,40 @@ def _statements(person: Person, connection: Connection) -> None:
             .values({column.name: ERASED})
         )
     connection.execute(update(schema.statement_lines).where(own).values(member_id=person.pseudonym))
+
+
+def _spellings(person: Person) -> set[str]:
+    """How a webhook may name the person; what only looks alike is told apart later."""
+    texts = {json.dumps(person.member_id, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
+    return texts | {str(customer) for customer in person.customers}
+
+
+def _named(person: Person, connection: Connection, customers: Collection[int]) -> None:
+    """Numbers that came with the person's id, as far as they were named with nobody else."""
+    nobodys_or_theirs = _c.member_id.in_(["", person.member_id])
+    connection.execute(delete(schema.named_customers).where(_c.customer_id.in_(customers), nobodys_or_theirs))
+    seen = select(_s.seq, _s.kind).where(_s.customer_id.in_(customers), _s.ours, _s.member_id.is_(None))
+    _sightings(person, connection, connection.execute(seen).all())
+
+
+def _sightings(person: Person, connection: Connection, rows: Collection[Any]) -> None:
+    """What was seen stays beside its visit. Of whom is told by no number that anybody has; links are gone."""
+    moves = [row.seq for row in rows if row.kind in (Kind.ENTRY.value, Kind.EXIT.value)]
+    connection.execute(
+        update(schema.sightings).where(_s.seq.in_(moves)).values(customer_id=-_s.seq, member_id=person.pseudonym)
+    )
+    connection.execute(delete(schema.sightings).where(_s.seq.in_({row.seq for row in rows} - set(moves))))
+
+
+def _webhooks(person: Person, connection: Connection, rows: Collection[Any]) -> None:
+    names: dict[Any, Any] = {person.member_id: person.pseudonym}
+    names |= {written: NO_CUSTOMER for number in person.customers for written in (number, str(number))}
+    for row in rows:
+        told = json.loads(row.body)
+        left = without(told, names)
+        if left != told:
+            body = json.dumps(left, ensure_ascii=False)
+            connection.execute(update(schema.webhooks).where(_t.seq == row.seq).values(body=body))
 
 
 def _changes(person: Person, connection: Connection, rows: Collection[Any]) -> None:

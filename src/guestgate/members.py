@@ -12,6 +12,8 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from guestgate import changes, clock, plans, schema
+from guestgate.attendance.links import Step, link_of
+from guestgate.attendance.webhook import Kind
 from guestgate.bulk import BulkInsert, BulkSelect
 from guestgate.changes import Change
 from guestgate.contract import MAX_CUSTOMER_ID
@@ -41,6 +43,8 @@ PROFILE_FIELDS = (
 DATE_FIELDS = ("valid_from", "valid_until", "cycle_anchor")
 # `customers` is what `member show` calls `customer_id`, so that what one prints another can import.
 CUSTOMER_FIELDS = ("customer_id", "customers")
+# What is shown of a member, and is nobody's to change.
+SHOWN_ONLY = "disabled_customers"
 FIELDS = ("member_id", "plan", "status", *DATE_FIELDS, *CUSTOMER_FIELDS, *PROFILE_FIELDS)
 PHONE_PREFIX = "phone_"
 UNWANTED = re.compile(r"[\x00-\x1f\ud800-\udfff]")
@@ -48,7 +52,7 @@ UNWANTED = re.compile(r"[\x00-\x1f\ud800-\udfff]")
 MAX_CUSTOMERS = 100
 GENDERS = ("MALE", "FEMALE", "UNISEX")
 
-_m, _c = schema.members.c, schema.customers.c
+_m, _c, _s = schema.members.c, schema.customers.c, schema.sightings.c
 _stored = BulkSelect(
     _m.id, _m.plan_id, _m.status, _m.valid_from, _m.valid_until, _m.cycle_anchor, _m.profile, among=_m.id
 )
@@ -71,6 +75,7 @@ class MemberRow:
 
 def parse_row(line: int, given: dict[str, Any]) -> MemberRow:
     """Check one member's fields, each by itself. Raises BadRowError."""
+    given = {name: value for name, value in given.items() if name != SHOWN_ONLY}
     for name in given:
         if name not in FIELDS:
             raise BadRowError(f"{name[:64]!a}: there is no such field")
@@ -357,9 +362,25 @@ def customers_of(connection: Connection, member_id: str) -> list[int]:
 
 
 def member_dict(connection: Connection, member_id: str) -> dict[str, Any]:
-    """One member as users see it, with the field names of the member file and a list of customers."""
+    """One member as users see it, with the field names of the member file and a list of customers.
+
+    Those that the platform lets in no more are listed once more, where there are any.
+    """
     row = require(connection, member_id)
-    return {**_visible(row), "customers": customers_of(connection, member_id), **json.loads(row.profile)}
+    customers = customers_of(connection, member_id)
+    disabled = [customer_id for customer_id in customers if _is_disabled(connection, customer_id)]
+    shown = {SHOWN_ONLY: disabled} if disabled else {}
+    return {**_visible(row), "customers": customers, **shown, **json.loads(row.profile)}
+
+
+def _is_disabled(connection: Connection, customer_id: int) -> bool:
+    """Whether that is the platform's last word on a customer."""
+    told = connection.execute(
+        select(_s.at_ms, _s.kind, _s.reference).where(
+            _s.customer_id == customer_id, _s.kind.in_([Kind.DISABLED.value, Kind.DELETED.value])
+        )
+    )
+    return link_of(Step(row.at_ms, Kind(row.kind), reference=row.reference) for row in told).disabled
 
 
 def _visible(row: Any) -> dict[str, Any]:

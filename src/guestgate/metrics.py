@@ -36,6 +36,9 @@ class DoorMetrics:
         self._in_time = self._counter(
             "guestgate_in_time", "Check-ins whose yes or no left within the budget, and found the caller there."
         )
+        self.webhooks = self._counter(
+            "guestgate_webhooks", "Webhooks that were taken, by whether they could be kept.", "outcome"
+        )
         self._answers = self._histogram(
             "guestgate_answer_seconds", "From a check-in's headers to its answer.", ANSWER_EDGES_S
         )
@@ -57,6 +60,8 @@ class DoorMetrics:
         )
         for finding in Finding:
             self._validations.labels(finding.outcome, finding)
+        for kept in ("kept", "not_kept"):
+            self.webhooks.labels(kept)
         for outcome in Outcome:
             self.stood_in.labels(outcome)
         for reason in Reason:

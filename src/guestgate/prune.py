@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Column, Connection, Table, delete, func, select
 
 from guestgate import adjustments, changes, clock, directory, partitions, schema
+from guestgate.attendance.webhook import Kind
 from guestgate.bulk import BulkSelect
 from guestgate.changes import Change
 from guestgate.database import MAX_CHUNK, BusyError, Database
@@ -41,6 +42,7 @@ _d, _a, _v, _w, _c, _n = (
     schema.changes.c,
     schema.validations.c,
 )
+_s, _t, _p = schema.sightings.c, schema.webhooks.c, schema.named_customers.c
 _plan_of = BulkSelect(schema.members.c.id, schema.members.c.plan_id, among=schema.members.c.id)
 _reentries = BulkSelect(
     _d.id, _d.visit_id, among=_d.member_id, where=[schema.made_no_visit, _d.visit_id.is_not(None)]
@@ -82,6 +84,7 @@ class Pruned:
     decisions: int = 0
     changes: int = 0
     validations: int = 0
+    webhooks: int = 0
     kept_visits: int = 0
 
 
@@ -106,6 +109,11 @@ class Prune:
         self._old_decisions = select(_d.seq, _d.id).where(_d.visit_id.is_(None), _d.received_at_ms < old_ms)
         self._old_changes = select(_c.seq).where(_c.at_ms < old_ms)
         self._old_validations = select(_n.seq, _n.id).where(_n.received_at_ms < old_ms)
+        self._old_webhooks = select(_t.seq).where(_t.received_at_ms < old_ms)
+        # Those that belong to a visit go with it; those that tell whose a customer is stay.
+        moves = _s.kind.in_([Kind.ENTRY.value, Kind.EXIT.value])
+        self._old_sightings = select(_s.seq).where(_s.at_ms < old_ms, _s.visit_id.is_(None), moves)
+        self._not_named_since = _p.last_at_ms < old_ms
         with self.database.read() as connection:
             self._closed = adjustments.closed(connection)
             self._leaned_on = self._days_that_younger_reentries_lean_on(connection)
@@ -115,7 +123,14 @@ class Prune:
         with self.database.read() as connection:
             return sum(
                 connection.execute(select(func.count()).select_from(query.subquery())).scalar_one()
-                for query in (self._old_visits, self._old_decisions, self._old_changes, self._old_validations)
+                for query in (
+                    self._old_visits,
+                    self._old_decisions,
+                    self._old_changes,
+                    self._old_validations,
+                    self._old_webhooks,
+                    self._old_sightings,
+                )
             )
 
     def run(self, who: str) -> Iterator[int]:
@@ -130,6 +145,8 @@ class Prune:
             (self._old_decisions, self._decisions),
             (self._old_changes, self._changes),
             (self._old_validations, self._validations),
+            (self._old_webhooks, self._webhooks),
+            (self._old_sightings, self._sightings),
         ):
             rows = self.database.scan(query, query.selected_columns.seq)
             for count in self._count(rows, part) if self.dry_run else self.database.write_many(rows, part, who):
@@ -137,6 +154,8 @@ class Prune:
                 yield done
             before = done
         if not self.dry_run:
+            with self.database.write(who) as connection:
+                connection.execute(delete(schema.named_customers).where(self._not_named_since))
             partitions.drop_empty(self.database, self.now)
             with suppress(BusyError):  # every server does it daily, too
                 partitions.make_ahead(self.database, self.now)
@@ -203,6 +222,7 @@ class Prune:
         self.report.kept_visits += sum(row.id in chosen and row.id not in gone for row in together)
         self.report.visits += len(gone)
         self._delete(connection, schema.visit_changes, _w.visit_id, ids)
+        self._delete(connection, schema.sightings, _s.visit_id, ids)
         self._delete(connection, schema.visits, _v.id, ids)
         self._decisions_by_id(connection, [*made, *leaning])
 
@@ -222,6 +242,13 @@ class Prune:
         self.report.validations += len(rows)
         self._delete(connection, schema.answers, _a.decision_id, [row.id for row in rows])
         self._delete(connection, schema.validations, _n.seq, [row.seq for row in rows])
+
+    def _webhooks(self, connection: Connection, rows: Collection[Any]) -> None:
+        self.report.webhooks += len(rows)
+        self._delete(connection, schema.webhooks, _t.seq, [row.seq for row in rows])
+
+    def _sightings(self, connection: Connection, rows: Collection[Any]) -> None:
+        self._delete(connection, schema.sightings, _s.seq, [row.seq for row in rows])
 
     def _delete(self, connection: Connection, table: Table, column: Column[Any], values: list[Any]) -> None:
         if not self.dry_run:

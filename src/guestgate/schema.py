@@ -19,6 +19,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.types import TypeEngine
@@ -365,4 +366,68 @@ statement_lines = Table(
     Column("changed_by", Code(255)),
     Column("why", Text),
     sqlite_with_rowid=False,
+)
+
+# What the platform told by webhook, as it came: kept before it is answered, read afterwards (`guestgate.attendance`).
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("seq", Sequence, primary_key=True, autoincrement=False),
+    Column("uuid", Code(36), nullable=False),
+    Column("studio_id", Code(255), nullable=False),
+    Column("received_at_ms", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    UniqueConstraint("uuid", "studio_id"),
+)
+
+# What happened to customers, one row for each source that told of it. ``reference`` is a webhook's uuid or the
+# platform's number of a check-in. The last three are derived, by `guestgate.attendance`.
+sightings = Table(
+    "sightings",
+    metadata,
+    Column("seq", Sequence, primary_key=True, autoincrement=False),
+    Column("customer_id", BigInteger, nullable=False),
+    Column("studio_id", Code(255), nullable=False),
+    Column("kind", Code(16), nullable=False),
+    Column("source", Code(16), nullable=False),
+    Column("reference", Code(64), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("received_at_ms", BigInteger, nullable=False),
+    Column("ours", Boolean, nullable=False),  # whether the customer is one of our members'
+    Column("member_id", Code(255)),
+    Column("visit_id", Code(36), index=True),
+    UniqueConstraint("customer_id", "studio_id", "kind", "source", "reference"),
+)
+not_ours = sightings.c.ours.is_(False)
+Index("ix_sightings_received_at_ms", sightings.c.received_at_ms, sqlite_where=not_ours, postgresql_where=not_ours)
+unmatched = (sightings.c.kind == "entry") & sightings.c.visit_id.is_(None)
+Index("ix_sightings_at_ms", sightings.c.at_ms, sqlite_where=unmatched, postgresql_where=unmatched)
+
+# Which customers were named by a studio's check-ins, and with which member: '' where that was nobody's.
+named_customers = Table(
+    "named_customers",
+    metadata,
+    Column("customer_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("studio_id", Code(255), primary_key=True),
+    Column("member_id", Code(255), primary_key=True, index=True),
+    Column("last_at_ms", BigInteger, nullable=False),  # to the day
+)
+
+# One row at most: up to where decisions and webhooks have been read, until when somebody is reconciling, and when
+# that was done last.
+attendance_progress = Table(
+    "attendance_progress",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("reconciling_until_ms", BigInteger, nullable=False),
+    Column("reconciled_at_ms", BigInteger, nullable=False),
+)
+
+# Up to which instant a studio's visits have been held against the platform's history.
+reconciled_studios = Table(
+    "reconciled_studios",
+    metadata,
+    Column("studio_id", Code(255), ForeignKey("studios.id"), primary_key=True),
+    Column("until_ms", BigInteger, nullable=False),
 )

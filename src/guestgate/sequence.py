@@ -1,4 +1,4 @@
-"""One order for everything that is recorded: decisions, visits, corrections, changes.
+"""One order for everything that is recorded: decisions, visits, corrections, changes, and what webhooks tell.
 
 A reader that has seen one number has seen all before it; that is what the event feed stands on.
 
@@ -27,7 +27,15 @@ from guestgate.errors import OperationError
 PLACES = 20
 FIRST_REVISION = "0002"
 _HERE = "guestgate_numbers"
-NUMBERED = (schema.decisions, schema.visits, schema.visit_changes, schema.changes, schema.validations)
+NUMBERED = (
+    schema.decisions,
+    schema.visits,
+    schema.visit_changes,
+    schema.changes,
+    schema.validations,
+    schema.webhooks,
+    schema.sightings,
+)
 
 _take_sqlite = f"UPDATE {schema.feed.name} SET seq = seq + ? RETURNING seq"  # noqa: S608
 _transaction = f"SELECT pg_current_xact_id()::text::bigint, base FROM {schema.cluster.name}"  # noqa: S608

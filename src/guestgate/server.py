@@ -14,6 +14,7 @@ import uvloop
 
 from guestgate import clock, partitions
 from guestgate.admin.process import AdminProcess, admin_address
+from guestgate.attendance.process import clerk_process
 from guestgate.database import Database
 from guestgate.door import Door, check_settings, door_address
 from guestgate.errors import OperationError, UnreachableError
@@ -89,10 +90,11 @@ class _Server:
             door = Door(self._settings, self._database, self._fail)
         presence = Presence(self._settings, self._database, door.state)
         admin_listener = AdminProcess(self._settings, presence.state)
+        clerk = clerk_process(self._settings)
         caring: list[asyncio.Task[None]] = []
         in_order = False
         try:
-            starting = [door.start(), admin_listener.start()]
+            starting = [door.start(), admin_listener.start(), clerk.start()]
             if follower is not None:
                 starting.append(follower.start())
             await asyncio.gather(*starting)
@@ -118,6 +120,7 @@ class _Server:
             await admin_listener.stop()
             await presence.stop(in_order=in_order)
             await door.stop()
+            await clerk.stop()
             if follower is not None:
                 await follower.stop()
         log.info("stopped")

@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from guestgate import sqlite, toml_lines
-from guestgate.contract import VALIDATION_PATH
+from guestgate.contract import VALIDATION_PATH, WEBHOOK_PATH
 from guestgate.database import check_url, is_postgres
 from guestgate.errors import UsageError
 from guestgate.toml_lines import dotted, line_of, sentence
@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     )
     payable_requires: Literal["authorized", "confirmed"] = Field(
         "authorized", description="what a visit needs to be paid for"
+    )
+    reconcile_every_s: int = Field(3600, ge=0, description="how often visits are held against entries; 0: never")
+    reconcile_grace_s: int = Field(
+        21_600, ge=1, description="how long an entry may take to be told of before its absence means something"
     )
     host: str = Field("0.0.0.0", description="address of the public listener, or unix:/PATH behind a proxy")  # noqa: S104
     port: int = Field(8443, ge=1, le=65535, description="port of the public listener")
@@ -76,7 +80,7 @@ class Settings(BaseSettings):
     @field_validator("checkin_path")
     @classmethod
     def _path(cls, path: str) -> str:
-        if not _PATH.fullmatch(path) or path.rstrip("/") in ("", "/healthz", VALIDATION_PATH):
+        if not _PATH.fullmatch(path) or path.rstrip("/") in ("", "/healthz", VALIDATION_PATH, WEBHOOK_PATH):
             raise ValueError("should be a path such as /checkin-validation")
         return path.rstrip("/")
 

@@ -36,6 +36,11 @@ database = "sqlite:///guestgate.db"
 # What a visit needs to be paid for: "authorized" (it was let in) or "confirmed" (there is evidence of it).
 # payable_requires = "authorized"
 
+# How often visits are held against what the platform tells of entries (0: never), and how long such news may take
+# before its absence means something.
+# reconcile_every_s = 3600
+# reconcile_grace_s = 21600
+
 # The public listener. TLS 1.2 and 1.3; SIGHUP reads the certificate again.
 # host = "0.0.0.0"
 # port = 8443

@@ -15,11 +15,12 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from guestgate import __version__, clock, expiry, schema, sequence, studios
 from guestgate.admin.access import Watching, router
 from guestgate.admin.context import Context
+from guestgate.attendance import progress
 from guestgate.door import STALLED_S, DoorState
 from guestgate.errors import GuestgateError
 from guestgate.sqlite import SqliteDatabase
@@ -167,6 +168,21 @@ def _recorded(connection: Connection) -> Iterator[Metric]:
         yield _gauge("guestgate_database_bytes", "The database file.", size)
     _, last = sequence.position(connection)
     yield _gauge("guestgate_recorded_rows", "The last number of the event feed.", last)
+    waiting = progress.waiting(connection)
+    age_s = 0.0 if waiting.oldest_ms is None else max(0.0, (clock.now_ms() - waiting.oldest_ms) / 1000)
+    yield _gauge("guestgate_webhooks_waiting", "Webhooks that have not been read yet.", waiting.count)
+    yield _gauge("guestgate_webhooks_oldest_waiting_seconds", "The age of the oldest of them.", age_s)
+    reconciled_at_ms = progress.reconciled_at_ms(connection)
+    if reconciled_at_ms:
+        yield _gauge(
+            "guestgate_reconciled_timestamp_seconds", "When visits were reconciled last.", reconciled_at_ms / 1000
+        )
+    unmatched = select(func.count()).select_from(schema.sightings).where(schema.unmatched, schema.sightings.c.ours)
+    yield _gauge(
+        "guestgate_entries_without_visit",
+        "Entries of our members' customers that no answer explains.",
+        connection.execute(unmatched).scalar_one(),
+    )
     active = connection.execute(select(schema.studios.c.active)).scalars().all()
     family = GaugeMetricFamily("guestgate_studios", "Studios by state.", labels=["state"])
     family.add_metric(["active"], sum(active))

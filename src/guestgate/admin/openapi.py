@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from guestgate.admin.shapes import Problem
-from guestgate.contract import MAX_CUSTOMER_ID, VALIDATION_PATH, camel_case
+from guestgate.attendance import webhook
+from guestgate.contract import MAX_CUSTOMER_ID, VALIDATION_PATH, WEBHOOK_PATH, camel_case
 from guestgate.members import PROFILE_FIELDS
 from guestgate.model import Reason
 from guestgate.settings import Settings
@@ -150,6 +151,16 @@ def _public(settings: Settings) -> dict[str, Any]:
                 "responses": validated,
             },
         },
+        WEBHOOK_PATH: {
+            "servers": servers,
+            "post": {
+                "summary": "This happened at the studio",
+                "operationId": "webhook",
+                "security": [{"studioKey": []}],
+                "requestBody": {"required": True, "content": {"application/json": {"schema": _event()}}},
+                "responses": _kept(problems),
+            },
+        },
         "/healthz": {
             "servers": servers,
             "get": {
@@ -158,4 +169,39 @@ def _public(settings: Settings) -> dict[str, Any]:
                 "responses": {"200": {"description": "It does", "content": healthy}},
             },
         },
+    }
+
+
+def _event() -> dict[str, Any]:
+    """A webhook's body."""
+    happened = {
+        "type": "object",
+        "required": ["timestamp", "type"],
+        "properties": {
+            "timestamp": {"type": "integer", "minimum": 0, "maximum": webhook.MAX_TIMESTAMP_MS},
+            "type": {"type": "string", "minLength": 1, "maxLength": webhook.MAX_TYPE_CHARS},
+            "content": {},
+        },
+    }
+    uuid = "095be615-a8ad-4c33-8e9c-c7612fbf6c9f"
+    example = {"timestamp": 1642779144176, "type": "CUSTOMER_CHECKIN", "content": {}}
+    return {
+        "type": "object",
+        "required": ["uuid", "payload"],
+        "properties": {
+            "entityId": {"description": "the customer's or studio's number, where it is one's"},
+            "uuid": {"type": "string", "format": "uuid"},
+            "payload": {"type": "array", "minItems": 1, "items": happened},
+        },
+        "example": {"entityId": 7893459, "uuid": uuid, "payload": [example]},
+    }
+
+
+def _kept(problems: dict[str, str]) -> dict[str, Any]:
+    """How a webhook is answered."""
+    kept = {"application/json": {"schema": {"type": "object", "properties": {"kept": {"const": True}}}}}
+    found = problems | {"400": "The body is not a webhook", "413": "More than 256 KiB", "503": "Could not be kept"}
+    return {
+        "200": {"description": "On disk", "content": kept},
+        **{status: {"description": what, "content": PROBLEM} for status, what in found.items()},
     }

@@ -90,7 +90,11 @@ class Member(BaseModel):
     cycle_anchor: Day | None
 
 
-_known: Any = {"customers": (list[int], ...), **{name: (str, Field(None)) for name in PROFILE_FIELDS}}
+_known: Any = {
+    "customers": (list[int], ...),
+    "disabled_customers": (list[int], Field(None, description="those that the platform lets in no more")),
+    **{name: (str, Field(None)) for name in PROFILE_FIELDS},
+}
 WholeMember = create_model(
     "WholeMember", __base__=Member, __doc__="A member with customers and personal data.", **_known
 )

@@ -32,6 +32,7 @@ FILES = {
     "visits": "visits",
     "visit": "visits",
     "changes": "changes",
+    "reconcile": "reconciliation",
     "statement": "statements",
     "sandbox": "sandbox",
     "probe": "probe",

@@ -63,7 +63,7 @@ def prune(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what is older: decisions with their answers, visits with their corrections, the audit trail.
+    """Delete what is older: decisions with their answers, visits with their corrections, webhooks, the audit trail.
 
     Never a visit that a limit of the member's present plan still counts, nor one that a younger re-entry
     leaned on. The server may run meanwhile. The file does not shrink: the space is used again by what comes,
@@ -80,8 +80,8 @@ def prune(
         show({**asdict(report), "dry_run": dry_run}, as_json)
     else:
         say(
-            f"{report.visits} visits, {report.decisions} decisions, {report.changes} changes and "
-            f"{report.validations} member validations "
+            f"{report.visits} visits, {report.decisions} decisions, {report.changes} changes, "
+            f"{report.validations} member validations and {report.webhooks} webhooks "
             f"{'would be deleted' if dry_run else 'deleted'}; {report.kept_visits} old visits "
             f"{'would ' if dry_run else ''}stay because they still matter"
         )

@@ -138,6 +138,12 @@ def studios_with_account(connection: Connection) -> Sequence[str]:
     return connection.execute(query).scalars().all()
 
 
+def platform_studios(connection: Connection) -> dict[tuple[str, int], str]:
+    """Our ids of the studios whose number at the platform is known, by address of the chain and that number."""
+    known = select(_a.base_url, _a.platform_studio_id, _a.studio_id).where(_a.platform_studio_id.is_not(None))
+    return {(base_url, number): studio_id for base_url, number, studio_id in connection.execute(known)}
+
+
 def problems(connection: Connection, secret_keys: SecretKeys) -> list[str]:
     """Why Open API keys cannot be used, a sentence each; one for all where there is no secret key."""
     found = studios_with_account(connection)

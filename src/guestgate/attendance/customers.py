@@ -1,0 +1,136 @@
+"""Which of the platform's customers are ours, and whose. Every function is part of the caller's transaction.
+
+A customer is ours when linked to a member, or named by a check-in of that studio. All others are the gym's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, func, select, update
+
+from guestgate import members, schema
+from guestgate.attendance.links import LIFECYCLE, Step, link_of
+from guestgate.attendance.matching import Unit
+from guestgate.attendance.webhook import Kind
+from guestgate.bulk import BulkInsert, BulkSelect
+from guestgate.database import SYSTEM
+
+log = structlog.get_logger()
+
+DAY_MS = 86_400_000
+
+_s, _k, _n, _a = schema.sightings.c, schema.customers.c, schema.named_customers.c, schema.changes.c
+_insert = BulkInsert(schema.named_customers)
+_named = BulkSelect(_n.customer_id, _n.studio_id, _n.member_id, _n.last_at_ms, among=_n.customer_id)
+_linked = BulkSelect(_k.customer_id, _k.member_id, among=_k.customer_id)
+
+
+def name(connection: Connection, decisions: Collection[Any]) -> set[int]:
+    """Remember whom check-ins named, and when last, to the day; returns customers that are named anew somewhere."""
+    asked = {row.customer_id for row in decisions}
+    found: dict[tuple[int, str, str], int] = {(*key,): at_ms for *key, at_ms in _named(connection, asked)}
+    latest: dict[tuple[int, str, str], int] = {}
+    for row in decisions:
+        key = row.customer_id, row.studio_id, row.member_id or ""
+        latest[key] = max(latest.get(key, 0), row.received_at_ms)
+    fresh = {key: at_ms for key, at_ms in latest.items() if key not in found}
+    _insert(connection, [(*key, at_ms) for key, at_ms in fresh.items()])
+    for (customer_id, studio_id, member_id), at_ms in latest.items():
+        if at_ms - found.get((customer_id, studio_id, member_id), at_ms) >= DAY_MS:
+            connection.execute(
+                update(schema.named_customers)
+                .where(_n.customer_id == customer_id, _n.studio_id == studio_id, _n.member_id == member_id)
+                .values(last_at_ms=at_ms)
+            )
+    return {customer_id for customer_id, _, _ in fresh}
+
+
+def known(connection: Connection, pairs: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Those of some studios' customers that are ours."""
+    asked = {customer_id for _, customer_id in pairs}
+    linked = {customer_id for customer_id, _ in _linked(connection, asked)}
+    named = {(studio_id, customer_id) for customer_id, studio_id, _, _ in _named(connection, asked)}
+    return {pair for pair in pairs if pair[1] in linked or pair in named}
+
+
+def make_ours(connection: Connection, customers: Collection[int]) -> list[Unit]:
+    """What was told of these before it was known that they are ours is of ours; returns what that may change."""
+    if not customers:
+        return []
+    rows = connection.execute(
+        select(_s.seq, _s.studio_id, _s.customer_id, _s.at_ms).where(
+            _s.customer_id.in_(customers), _s.ours.is_(False)
+        )
+    ).all()
+    ours = known(connection, {(row.studio_id, row.customer_id) for row in rows})
+    rows = [row for row in rows if (row.studio_id, row.customer_id) in ours]
+    if rows:
+        seqs = [row.seq for row in rows]
+        connection.execute(update(schema.sightings).where(_s.seq.in_(seqs)).values(ours=True))
+    return [Unit(row.studio_id, row.customer_id, row.at_ms, row.at_ms) for row in rows]
+
+
+def relink(connection: Connection, customer_id: int) -> list[Unit]:
+    """Have the link of a customer follow from all that the platform told of it; returns what that may change."""
+    told = connection.execute(
+        select(_s.at_ms, _s.kind, _s.member_id, _s.reference).where(
+            _s.customer_id == customer_id, _s.kind.in_(LIFECYCLE)
+        )
+    ).all()
+    named = _members(connection, {row.member_id for row in told if row.member_id is not None})
+    steps = [
+        Step(row.at_ms, Kind(row.kind), row.member_id, reference=row.reference)
+        for row in told
+        if row.kind != Kind.CREATED.value or row.member_id in named
+    ]
+    present = connection.execute(
+        select(_k.member_id, _k.linked_at_ms).where(_k.customer_id == customer_id)
+    ).one_or_none()
+    if present is not None and present.member_id not in named:
+        steps.append(Step(present.linked_at_ms, Kind.CREATED, present.member_id, by_hand=True))
+    steps += _ended_by_hand(connection, customer_id, named)
+    link = link_of(steps)
+    if link.disputed:
+        log.warning("the platform names another member than the one that a customer was linked to by hand")
+    linked = None if present is None else present.member_id
+    if link.member_id == linked:
+        return []
+    if linked is not None:
+        members.unlink(connection, linked, customer_id)
+    if link.member_id is None:
+        return []
+    members.link(connection, link.member_id, customer_id)
+    connection.execute(update(schema.sightings).where(_s.customer_id == customer_id).values(ours=True))
+    return _moved(connection, customer_id)
+
+
+def _members(connection: Connection, ids: Collection[str]) -> set[str]:
+    """Those that there are, and that nobody is forgetting."""
+    found = select(schema.members.c.id).where(schema.members.c.id.in_(ids), schema.members.c.pseudonym.is_(None))
+    return set(connection.execute(found).scalars())
+
+
+def _ended_by_hand(connection: Connection, customer_id: int, member_ids: Collection[str]) -> Iterator[Step]:
+    """Links that our own people or programs ended, by the audit trail."""
+    ended = connection.execute(
+        select(_a.at_ms, _a.before).where(
+            _a.subject.in_(member_ids), _a.action == "customer.unlinked", _a.who != SYSTEM
+        )
+    )
+    for row in ended:
+        if row.before and json.loads(row.before).get("customer_id") == customer_id:
+            yield Step(row.at_ms, Kind.DELETED, by_hand=True)
+
+
+def _moved(connection: Connection, customer_id: int) -> list[Unit]:
+    """All that a customer did anywhere."""
+    rows = connection.execute(
+        select(_s.studio_id, func.min(_s.at_ms), func.max(_s.at_ms))
+        .where(_s.customer_id == customer_id, _s.kind.in_([Kind.ENTRY.value, Kind.EXIT.value]))
+        .group_by(_s.studio_id)
+    )
+    return [Unit(studio_id, customer_id, since_ms, until_ms) for studio_id, since_ms, until_ms in rows]

@@ -1,0 +1,54 @@
+"""How far the record has been read, and who is reconciling. Every function is part of the caller's transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from guestgate import clock, schema
+from guestgate.errors import ConflictError
+
+# Whoever reconciles keeps others from it for so long, from each step on; one that was killed not for longer. It saves
+# the platform questions, and nothing depends on it.
+LEASE_MS = 60_000
+
+_p, _w = schema.attendance_progress.c, schema.webhooks.c
+_NOTHING = {"id": 1, "seq": 0, "reconciling_until_ms": 0, "reconciled_at_ms": 0}
+
+
+def note(connection: Connection, **values: int) -> None:
+    """Change the row of `schema.attendance_progress`, or make it."""
+    if not connection.execute(update(schema.attendance_progress).values(**values)).rowcount:
+        connection.execute(insert(schema.attendance_progress).values(**_NOTHING | values))
+
+
+def read_up_to(connection: Connection) -> int:
+    """The last number of the record that has been read."""
+    return int(connection.execute(select(_p.seq)).scalar_one_or_none() or 0)
+
+
+def reconciled_at_ms(connection: Connection) -> int:
+    """When the last reconciliation that came to its end began; 0 where there was none."""
+    return int(connection.execute(select(_p.reconciled_at_ms)).scalar_one_or_none() or 0)
+
+
+def begin_reconciling(connection: Connection) -> None:
+    """Keep others from it for a while. Raises ConflictError where somebody is reconciling."""
+    until_ms = connection.execute(select(_p.reconciling_until_ms)).scalar_one_or_none() or 0
+    if until_ms > clock.now_ms():
+        raise ConflictError(
+            f"somebody is reconciling just now; one that was killed is waited for until {clock.iso_of(until_ms)}"
+        )
+    go_on_reconciling(connection)
+
+
+def go_on_reconciling(connection: Connection) -> None:
+    """Keep others from it for a while longer."""
+    note(connection, reconciling_until_ms=clock.now_ms() + LEASE_MS)
+
+
+def waiting(connection: Connection) -> Any:
+    """How many webhooks have not been read yet (``count``), and when the first of them came (``oldest_ms``)."""
+    count, oldest_ms = func.count().label("count"), func.min(_w.received_at_ms).label("oldest_ms")
+    return connection.execute(select(count, oldest_ms).where(_w.seq > read_up_to(connection))).one()

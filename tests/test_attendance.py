@@ -1,0 +1,450 @@
+"""Visits, links and what was seen at the door, as they follow from webhooks and the platform's history."""
+
+from __future__ import annotations
+
+import random
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attending import Book, Webhook, deliver, entry, stay, webhook
+from backends import Backend, copied
+from callers import problems, rows
+from killing import kill_at, lines_of, moments, repeat
+from past import Past
+from terminal import Terminal
+
+from guestgate import clock, corrections
+from guestgate.attendance import attendances, customers, others, progress
+from guestgate.attendance import clerk as clerk_module
+from guestgate.attendance import reconciliation as reconciliation_module
+from guestgate.attendance.clerk import Clerk
+from guestgate.attendance.reconciliation import Reconciliation, Report
+from guestgate.case import case
+from guestgate.database import Database
+from guestgate.errors import ConflictError, OperationError
+
+START = clock.now() - timedelta(days=2)
+GRACE = timedelta(hours=1)
+SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
+PLANS = """\
+[plans.free]
+name = "Free"
+reentry_minutes = 10
+payable = "per_visit"
+
+[plans.each]
+name = "Each tap is a visit"
+reentry_minutes = 0
+payable = "per_visit"
+"""
+
+
+@pytest.fixture
+def desk(terminal: Terminal) -> Terminal:
+    """Two studios and some members; nobody is linked to a customer."""
+    terminal.plans(PLANS)
+    terminal.studio("s1")
+    terminal.studio("s2")
+    members = ("ada", "bob", "eve")
+    terminal.members(*({"member_id": name, "plan": "each" if name == "eve" else "free"} for name in members))
+    return terminal
+
+
+@pytest.fixture
+def past(desk: Terminal) -> Any:
+    """What was decided."""
+    past = Past(desk.database)
+    yield past
+    past.close()
+
+
+def read(database: Database, *webhooks: Webhook) -> None:
+    """Webhooks arrive and are read."""
+    if webhooks:
+        deliver(database, *webhooks)
+    Clerk(database).catch_up()
+
+
+def reconcile(database: Database, history: Any = None, **options: Any) -> Report:
+    """Once."""
+    return Reconciliation(database, history or Book(()), GRACE).run(**options)
+
+
+def states(database: Database) -> dict[str, str]:
+    """Every visit's state by its id."""
+    return dict(tuple(row) for row in rows(database, "SELECT id, state FROM visits"))
+
+
+def whys(database: Database, visit: str) -> list[tuple[str, str]]:
+    """What was done to a visit, and why."""
+    query = "SELECT state, why FROM visit_changes WHERE visit_id = :visit ORDER BY seq"
+    return [tuple(row) for row in rows(database, query, visit=visit)]
+
+
+def links(database: Database) -> dict[int, str]:
+    return dict(tuple(row) for row in rows(database, "SELECT customer_id, member_id FROM customers"))
+
+
+# Entries and visits
+
+
+def test_an_entry_confirms_the_visit_it_belongs_to(desk: Terminal, past: Past) -> None:
+    """By customer, studio and time; the correction names the webhook, and a repetition adds nothing."""
+    visit = past.checkin("ada", START, customer=7)
+    past.checkin("ada", START + HOUR, customer=7)
+    past.checkin("bob", START, customer=8)
+    past.checkin("ada", START, customer=7, studio="s2")
+    told = entry(START + SECOND, 7)
+    read(desk.database, told, told)
+    read(desk.database, told)
+    assert [id for id, state in states(desk.database).items() if state == "confirmed"] == [visit.id]
+    assert whys(desk.database, visit.id) == [("confirmed", f"entry told by webhook {told.uuid}")]
+    assert problems(desk.database) == []
+    with desk.reading() as connection:
+        assert attendances.stay_of(connection, visit.id) == {
+            "entered_at": clock.iso(START + SECOND),
+            "left_at": None,
+        }
+
+
+def test_a_reentry_confirms_the_visit_it_leaned_on(desk: Terminal, past: Past) -> None:
+    """The entry may be told of the second tap only."""
+    visit = past.checkin("ada", START, customer=7)
+    again = past.checkin("ada", START + 8 * MINUTE, customer=7)
+    assert again.visit_id == visit.id
+    read(desk.database, entry(START + 8 * MINUTE, 7))
+    assert states(desk.database) == {visit.id: "confirmed"}
+
+
+def test_check_outs_give_the_stay(desk: Terminal, past: Past) -> None:
+    """One's own, or the studio's at closing time, which names many."""
+    ada, bob = past.checkin("ada", START, customer=7), past.checkin("bob", START, customer=8)
+    closing = {"checkouts": [{"customerId": 8, "checkoutTime": clock.iso(START + 3 * HOUR)}, {"customerId": 99}]}
+    read(
+        desk.database,
+        webhook("AUTOMATIC_CUSTOMER_CHECKOUT", START + 3 * HOUR, 5, content=closing),
+        webhook("CUSTOMER_CHECKOUT", START + HOUR, 7),
+        entry(START, 7),
+        entry(START, 8),
+    )
+    with desk.reading() as connection:
+        stays = [case(connection, one.id, payable_requires="confirmed")["stay"] for one in (ada, bob)]
+    assert [one["left_at"] for one in stays] == [clock.iso(START + HOUR), clock.iso(START + 3 * HOUR)]
+
+
+def test_an_entry_shows_that_an_answer_did_reach_the_door(desk: Terminal, past: Past) -> None:
+    """What was reversed as undelivered is confirmed; what a person reversed stays reversed."""
+    late = past.checkin("ada", START, customer=7, undelivered=True)
+    mistake = past.checkin("bob", START, customer=8)
+    with desk.database.write("cli:anna") as connection:
+        corrections.reverse(connection, mistake.id, "it was somebody else")
+    assert set(states(desk.database).values()) == {"reversed"}
+    read(desk.database, entry(START, 7), entry(START, 8))
+    assert states(desk.database) == {late.id: "confirmed", mistake.id: "reversed"}
+    assert [state for state, _ in whys(desk.database, late.id)] == ["reversed", "confirmed"]
+    assert problems(desk.database) == []
+
+
+def test_a_confirmation_moves_to_the_visit_of_an_answer_that_is_known_later(desk: Terminal, past: Past) -> None:
+    """A stand-in's decision is carried over late; the state is what it would have been had it come in time."""
+    first = past.checkin("eve", START, customer=9)
+    told = entry(START + 59 * SECOND, 9)
+    read(desk.database, told)
+    assert states(desk.database) == {first.id: "confirmed"}
+    second = past.checkin("eve", START + MINUTE, customer=9)
+    reconcile(desk.database)
+    assert states(desk.database) == {first.id: "authorized", second.id: "confirmed"}
+    assert whys(desk.database, first.id)[-1] == ("authorized", "the entry belongs to another visit")
+    assert problems(desk.database) == []
+
+
+def test_a_manual_visit_is_confirmed_by_the_entry_of_the_linked_customer(desk: Terminal) -> None:
+    """Staff entered it, since the door was opened by hand."""
+    desk.run("member", "link", "ada", "7")
+    with desk.database.write("cli:anna") as connection:
+        from guestgate.visits import VisitRow, add
+
+        add(connection, VisitRow(0, "ada", "s1", START))
+    read(desk.database, entry(START + MINUTE, 7))
+    assert list(states(desk.database).values()) == ["confirmed"]
+
+
+def test_only_a_confirmed_visit_pays_where_that_is_asked(desk: Terminal, past: Past) -> None:
+    """The setting `payable_requires`."""
+    seen, _ = past.checkin("ada", START, customer=7), past.checkin("ada", START + HOUR, customer=7)
+    read(desk.database, entry(START, 7))
+    desk.monkeypatch.setenv("GUESTGATE_PAYABLE_REQUIRES", "confirmed")
+    assert [row["id"] for row in desk.json("visits") if row["payable"]] == [seen.id]
+
+
+# Whose customers
+
+
+def test_the_platform_links_and_unlinks(desk: Terminal) -> None:
+    """By the times of its events, not by their order; nothing is taken from whom was linked by hand."""
+    desk.run("member", "link", "eve", "3")
+    created = [
+        webhook("AGGREGATOR_MEMBER_CREATED", START + n * MINUTE, customer, content={"aggregatorId": member})
+        for n, (customer, member) in enumerate([(1, "ada"), (1, "bob"), (2, "ada"), (3, "ada"), (4, "nobody")])
+    ]
+    read(desk.database, created[1], created[0])
+    read(desk.database, webhook("CUSTOMER_DELETED", START + HOUR, 2))
+    read(desk.database, *created[2:], webhook("CUSTOMER_ACCESS_DISABLED", START + HOUR, 1))
+    assert links(desk.database) == {1: "bob", 3: "eve"}
+    (shown,) = desk.json("member", "show", "bob")
+    assert (shown["customers"], shown["disabled_customers"]) == ([1], [1])
+    desk.members({"member_id": "nobody", "plan": "free"})
+    Reconciliation(desk.database, Book(()), timedelta(0)).run()
+    assert links(desk.database) == {1: "bob", 3: "eve", 4: "nobody"}
+
+
+def test_an_entry_is_explained_once_its_customer_is_linked(desk: Terminal, past: Past) -> None:
+    """Where the platform sends our company's id, and the link overtook nothing but arrives last."""
+    with desk.database.write("cli:anna") as connection:
+        from guestgate.visits import VisitRow, add
+
+        add(connection, VisitRow(0, "ada", "s1", START))
+    read(desk.database, entry(START, 7))
+    assert list(states(desk.database).values()) == ["authorized"]
+    read(desk.database, webhook("AGGREGATOR_MEMBER_CREATED", START - HOUR, 7, content={"aggregatorId": "ada"}))
+    assert list(states(desk.database).values()) == ["confirmed"]
+
+
+def test_the_gyms_own_customers_are_forgotten_after_the_grace_period(desk: Terminal, past: Past) -> None:
+    """Not before; nothing of them stays, and of a webhook that tells of ours as well only that."""
+    past.checkin("ada", START, customer=7)
+    past.checkin("nobody", START, customer=70)
+    closing = {"checkouts": [{"customerId": number, "checkoutTime": clock.iso(START + HOUR)} for number in (7, 99)]}
+    told = [
+        entry(START, 7),
+        entry(START, 70),
+        entry(START, 99),
+        webhook("AUTOMATIC_CUSTOMER_CHECKOUT", START + HOUR, 5, content=closing),
+        webhook("SOMETHING_ELSE", START, 5),
+    ]
+    deliver(desk.database, *told, received_at=START + HOUR)
+    deliver(desk.database, entry(START, 98))
+    report = reconcile(desk.database)
+    assert report.others_dropped == 2
+    assert {row.customer_id for row in rows(desk.database, "SELECT customer_id FROM sightings")} == {7, 70, 98}
+    bodies = {row.uuid: row.body for row in rows(desk.database, "SELECT uuid, body FROM webhooks")}
+    assert len(bodies) == 5
+    assert bodies[told[3].uuid].count("99") == 0 and '"customerId": 7' in bodies[told[3].uuid]
+    assert [(one["customer"], one["member"]) for one in report.entries_without_visit] == [(70, None)]
+
+
+# The platform's history
+
+
+def test_the_history_decides_what_nobody_knows(desk: Terminal, past: Past) -> None:
+    """Without an entry a visit of unknown delivery is reversed, one whose answer left is only told of."""
+    unknown = past.checkin("ada", START, customer=7, answered=False)
+    sent = past.checkin("bob", START, customer=8)
+    elsewhere = past.checkin("eve", START, customer=9, studio="s2", answered=False)
+    late = past.checkin("eve", START, customer=9, undelivered=True)
+    reconcile(desk.database)
+    assert states(desk.database)[unknown.id] == "authorized"
+    book = Book(stays=[(9, stay(4711, START + SECOND))])
+    report = reconcile(desk.database, book)
+    assert (report.reversed, report.confirmed) == ([unknown.id], [late.id])
+    assert whys(desk.database, late.id)[-1] == ("confirmed", "entry told by check-in 4711")
+    assert states(desk.database) == {
+        unknown.id: "reversed",
+        sent.id: "authorized",
+        elsewhere.id: "authorized",
+        late.id: "confirmed",
+    }
+    assert {one["visit"] for one in report.visits_without_entry} == {sent.id, elsewhere.id}
+    again = reconcile(desk.database, book, since=START - HOUR)
+    assert not again.changed
+    read(desk.database, entry(START, 7))  # it was only late
+    assert states(desk.database)[unknown.id] == "confirmed"
+    assert problems(desk.database) == []
+
+
+def test_an_entry_that_nobody_allowed_is_told(desk: Terminal, past: Past) -> None:
+    """Once, though both witnesses tell of it."""
+    past.checkin("nobody", START, customer=70)
+    read(desk.database, entry(START + SECOND, 70))
+    report = reconcile(desk.database, Book(stays=[(70, stay(1, START))]))
+    assert [(one["source"], one["reference"]) for one in report.entries_without_visit] == [("history", "1")]
+
+
+def test_nothing_is_judged_before_its_time_or_without_an_answer(desk: Terminal, past: Past) -> None:
+    """Within the grace period, of a customer whom the platform knows no more, and where it cannot be asked."""
+    young = past.checkin("ada", clock.now() - GRACE / 2, customer=7, answered=False)
+    gone = past.checkin("bob", START, customer=8, answered=False)
+    book = Book()
+    book.unknown.add(8)
+    assert not reconcile(desk.database, book).changed
+    assert book.asked == [8]
+
+    class Down(Book):
+        def stays(self, *_: Any) -> Any:
+            raise OperationError("the platform cannot be asked")
+
+    report = reconcile(desk.database, Down(), since=START - HOUR)
+    assert report.problems == ["the platform cannot be asked"]
+    assert states(desk.database) == {young.id: "authorized", gone.id: "authorized"}
+
+
+def test_what_was_asked_is_not_asked_again(desk: Terminal, past: Past) -> None:
+    """A run goes on where the last one ended, for studios that could be asked; one that fails is tried again."""
+    past.checkin("ada", START, customer=7)
+    book = Book()
+    reconcile(desk.database, book)
+    reconcile(desk.database, book)
+    assert book.asked == [7]
+    reconcile(desk.database, book, since=START - HOUR)
+    assert book.asked == [7, 7]
+
+
+def test_one_at_a_time(desk: Terminal) -> None:
+    """Whoever comes second is told so; a run that ended lets the next one in."""
+    with desk.writing() as connection:
+        progress.begin_reconciling(connection)
+    with pytest.raises(ConflictError, match="somebody is reconciling just now"):
+        reconcile(desk.database)
+    with desk.writing() as connection:
+        progress.note(connection, reconciling_until_ms=0)
+    reconcile(desk.database)
+    reconcile(desk.database)
+
+
+def test_the_command(desk: Terminal, past: Past) -> None:
+    """Says what was changed and what is different, and the second time that nothing was."""
+    visit, other = past.checkin("ada", START, customer=7), past.checkin("bob", START, customer=8)
+    deliver(desk.database, entry(START, 7), entry(START + HOUR, 8))
+    (report,) = desk.json("reconcile", "--since", "7d")
+    assert (report["confirmed"], report["reversed"], report["problems"]) == ([visit.id], [], [])
+    assert [one["visit"] for one in report["visits_without_entry"]] == [other.id]
+    assert [one["customer"] for one in report["entries_without_visit"]] == [8]
+    lines = desk.run("reconcile").out.splitlines()
+    assert [line.split("  ")[0] for line in lines[:-1]] == ["visit without entry", "entry without visit"]
+    assert "0 visits confirmed" in lines[-1]
+
+
+def test_several_clerks_read_one_record(desk: Terminal, past: Past) -> None:
+    """Each webhook is read once, whoever comes first."""
+    made = [past.checkin("ada", START + number * HOUR, customer=7) for number in range(20)]
+    deliver(desk.database, *(entry(START + number * HOUR, 7) for number in range(20)))
+    clerks = [threading.Thread(target=Clerk(Database.at(desk.database_url)).catch_up) for _ in range(3)]
+    for clerk in clerks:
+        clerk.start()
+    for clerk in clerks:
+        clerk.join()
+    assert states(desk.database) == {one.id: "confirmed" for one in made}
+    assert rows(desk.database, "SELECT count(*) FROM visit_changes") == [(20,)]
+    assert problems(desk.database) == []
+
+
+# Any order, any delay, any loss
+
+
+def story(past: Past) -> tuple[list[Webhook], Book]:
+    """Days of three members: what is decided now, what will be told, and what the platform's history says."""
+    told: list[Webhook] = []
+    stays = []
+    dice = random.Random(5)
+    people = {"ada": 7, "bob": 8, "eve": 9}
+    for hours in range(0, 40, 4):
+        for member, customer in people.items():
+            at = START + timedelta(hours=hours, minutes=dice.randrange(20))
+            reached = dice.random() < 0.8
+            past.checkin(member, at, customer=customer, answered=dice.random() < 0.7, undelivered=not reached)
+            if dice.random() < 0.3:  # again, at another reader or since the door had stayed shut
+                again = at + timedelta(seconds=dice.randrange(5, 200))
+                past.checkin(member, again, customer=customer)
+                at, reached = (at, True) if reached else (again, True)
+            if reached:
+                seen = at + timedelta(seconds=dice.uniform(-3, 3))
+                told.append(entry(seen, customer))
+                told.append(webhook("CUSTOMER_CHECKOUT", seen + HOUR, customer))
+                stays.append((customer, stay(len(stays), at + SECOND)))
+        told.append(entry(START + timedelta(hours=hours), 99))
+    for minutes, (kind, customer, member) in enumerate(
+        [
+            ("C", 20, "ada"),
+            ("C", 20, "bob"),
+            ("C", 7, "ada"),
+            ("D", 7, ""),
+            ("C", 21, "eve"),
+            ("X", 21, ""),
+            ("D", 22, ""),
+        ]
+    ):
+        at, content = START + minutes * MINUTE, {"aggregatorId": member} if member else {}
+        names = {"C": "AGGREGATOR_MEMBER_CREATED", "D": "CUSTOMER_DELETED", "X": "CUSTOMER_ACCESS_DISABLED"}
+        told.append(webhook(names[kind], at, customer, content=content))
+    return told, Book(stays=stays)
+
+
+def outcome(database: Database) -> list[Any]:
+    """All that should be the same in the end."""
+    queries = (
+        "SELECT id, state, reversed_why FROM visits ORDER BY id",
+        "SELECT customer_id, member_id FROM customers ORDER BY customer_id",
+        "SELECT customer_id, studio_id, kind, source, reference, at_ms, ours, member_id, visit_id FROM sightings "
+        "WHERE ours OR kind NOT IN ('entry', 'exit') ORDER BY 1, 2, 3, 4, 5",
+    )
+    return [list(map(tuple, rows(database, query))) for query in queries]
+
+
+def test_any_order_delay_and_doubling_come_to_the_same(
+    desk: Terminal, past: Past, backend: Backend, tmp_path: Path
+) -> None:
+    """However webhooks arrive, in however many parts, with reconciliations in between; and losses are made up for."""
+    told, book = story(past)
+    past.close()
+    with copied(backend, desk.database_url, tmp_path) as database:
+        read(database, *told)
+        reconcile(database, book)
+        reference = outcome(database)
+        assert problems(database) == []
+    assert {state for _, state, _ in reference[0]} == {"authorized", "confirmed", "reversed"}
+    for seed in range(8 if backend.name == "sqlite" else 3):
+        dice = random.Random(seed)
+        arriving = told + dice.sample(told, len(told) // 3)
+        dice.shuffle(arriving)
+        lost = set() if seed % 2 else {one.uuid for one in told if one.body["entityId"] < 20 and dice.random() < 0.3}
+        with copied(backend, desk.database_url, tmp_path) as database:
+            while arriving:
+                part = [arriving.pop() for _ in range(min(len(arriving), dice.randrange(1, 30)))]
+                read(database, *(one for one in part if one.uuid not in lost))
+                if dice.random() < 0.2:
+                    reconcile(database, book if dice.random() < 0.5 else None)
+            reconcile(database, book, since=START - HOUR)
+            found = outcome(database)
+            assert found[0] == reference[0], seed
+            if not lost:
+                assert found[1] == reference[1], seed
+                theirs = [[row for row in one[2] if row[3] == "webhook"] for one in (found, reference)]
+                assert theirs[0] == theirs[1], seed
+            assert problems(database) == []
+
+
+def test_being_killed_anywhere_changes_nothing(desk: Terminal, past: Past, backend: Backend, tmp_path: Path) -> None:
+    """The next run finishes it."""
+    told, book = story(past)
+    past.close()
+    deliver(desk.database, *told)
+    modules = (clerk_module, attendances, customers, others, reconciliation_module, progress)
+
+    def work(database: Database) -> None:
+        database.engine.dispose()
+        reconcile(database, book, since=START - HOUR)
+
+    with copied(backend, desk.database_url, tmp_path) as database:
+        lines = lines_of(lambda: work(database), *modules)
+        reference = outcome(database)
+    for line in moments("attendance", lines, backend.name)[:12]:
+        with copied(backend, desk.database_url, tmp_path) as database:
+            kill_at(line, lambda database=database: work(database), *modules)
+            with database.write() as connection:
+                progress.note(connection, reconciling_until_ms=0)
+            work(database)
+            assert outcome(database) == reference, repeat("tests/test_attendance.py", line)
+            assert problems(database) == []
