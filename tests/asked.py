@@ -37,6 +37,7 @@ from guestgate import (
 from guestgate.activity import Activity
 from guestgate.admin import monitoring
 from guestgate.check import check
+from guestgate.closing import Closing
 from guestgate.database import Database
 from guestgate.directory import KeyKind
 from guestgate.explain import explain
@@ -270,6 +271,33 @@ def _statements(grown: Grown) -> Iterator[Question]:
                 "statement of a studio",
                 lambda c, m=month, s=studio: statements.statement(c, m, s, payable_requires=REQUIRES),
             )
+        yield reading(
+            "statement: lines, a page",
+            lambda c, m=month: islice(statements.statement_lines(c, m, None, payable_requires=REQUIRES), PAGE),
+        )
+
+
+def _closed_month(grown: Grown) -> Iterator[Question]:
+    """Once a month is closed."""
+    yield Question("statement: close", lambda db, n: _close(db, grown.months[0]), "it writes a line for each visit")
+    yield reading("statements", statements.closed_list)
+    for studio in (None, "s-1", NOBODY):
+        yield reading(
+            "statement: closed",
+            lambda c, s=studio: statements.statement(c, grown.months[0], s, payable_requires=REQUIRES),
+        )
+    for after in (0, 1000):
+        yield reading(
+            "statement: closed lines, a page",
+            lambda c, a=after: islice(
+                statements.statement_lines(c, grown.months[0], None, payable_requires=REQUIRES, after=a), PAGE
+            ),
+        )
+
+
+def _close(database: Database, month: str) -> None:
+    for _ in Closing(database, month, REQUIRES).run("cli:operator"):
+        pass
 
 
 def _members(grown: Grown) -> Iterator[Question]:
@@ -350,6 +378,7 @@ def _walks(grown: Grown) -> Iterator[Question]:
         lambda c: statements.statement(c, month, None, payable_requires=REQUIRES),
         "it adds up a month's visits, and so has to read them",
     )
+    yield from _closed_month(grown)
     yield Question(
         "member forget",
         lambda db, n: forget(db, "cli:operator", grown.member(300 + n)),

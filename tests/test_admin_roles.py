@@ -37,6 +37,7 @@ WRITES = {
         ("PATCH", f"{API}/studios/{{studio_id}}"),
         ("POST", f"{API}/studios/{{studio_id}}/keys"),
         ("DELETE", f"{API}/keys/{{fingerprint}}"),
+        ("POST", f"{API}/statements/{{month}}/close"),
     },
 }
 WITHOUT_TOKEN = {("GET", "/readyz")}

@@ -36,6 +36,14 @@ def test_a_replay_of_what_the_ledger_recorded(where: tuple[str, ...]) -> None:
     assert len(re.findall(r"^replay, ", said, re.MULTILINE)) == 3
 
 
+@pytest.mark.parametrize("where", [(), ("--postgresql",)])
+def test_a_month_is_closed_beside_open_doors(where: tuple[str, ...]) -> None:
+    """Every visit pays once, by its file as well; no call without its answer, a record that agrees with itself."""
+    said = experiment("statements", "--visits", "2000", "--rate", "30", "--seconds", "1", *where)
+    assert "2,000 visits, 2,000 pay: closed in " in said and "0 problems in the record" in said
+    assert len(re.findall(r", 0 failed", said)) == 2
+
+
 def test_members_in_bulk_beside_open_doors() -> None:
     """By command line and by API: all there, no call without its answer, a record that agrees with itself."""
     said = experiment("million", "--members", "3000", "--rate", "30", "--seconds", "1")

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import csv
+import io
 import random
+import re
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 from callers import problems, rows
+from paid import disputed
 from past import Past
 from sqlalchemy import insert, update
 from terminal import Terminal
 
 from guestgate import clock, corrections, forget, record, schema, sequence, statements, visits
+from guestgate import database as database_module
+from guestgate.admin.paging import place
+from guestgate.check import check
 from guestgate.closing import GRACE, Closing, closable
 from guestgate.errors import ConflictError
 from guestgate.prune import Prune
 from guestgate.record import Filter
+from guestgate.statement_csv import BOM, COLUMNS, csv_text
 from guestgate.visits import Import, VisitRow
 
 PLANS = """
@@ -187,6 +196,8 @@ def test_csv_opens_in_spreadsheets_and_has_no_formulas(desk: Terminal) -> None:
     confirm(desk, decision.id)
     desk.run("statement", "2026-01", "--csv", "open.csv", "--close")
     desk.run("statement", "2026-01", "--csv", "closed.csv")
+    assert "open.csv is there already" in desk.complaint("statement", "2026-01", "--csv", "open.csv")
+    assert {path.name for path in Path().iterdir() if "csv" in path.name} == {"open.csv", "closed.csv"}
     content = Path("open.csv").read_bytes()
     assert content == Path("closed.csv").read_bytes()
     assert (
@@ -195,6 +206,177 @@ def test_csv_opens_in_spreadsheets_and_has_no_formulas(desk: Terminal) -> None:
     (row,) = csv.DictReader(content.decode("utf-8-sig").splitlines())
     assert row["member"] == '\'=HYPERLINK("x")' and row["decision"] == row["visit"] == decision.id
     assert (row["confirmation"], row["plan"], row["plan_version"], row["payable"]) == ("event e1", "each", "1", "1")
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+49 30 1", "'+49 30 1"),
+        ("-1", "'-1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\tx", "'\tx"),
+        ("\rx", "'\rx"),
+        ("\nx", "'\nx"),
+        ("  =1", "'  =1"),
+        ("\u00a0\u3000=1", "'\u00a0\u3000=1"),
+        ("\ufeff\u200b@x", "'\ufeff\u200b@x"),
+        ("\uff1d1\uff0b1", "'\uff1d1\uff0b1"),
+        ("\uff0d1", "'\uff0d1"),
+        ("\uff20x", "'\uff20x"),
+        ("a;=1", "a;'=1"),
+        ('a"\n=1', "a\"\n'=1"),
+        ("a\t +1", "a\t' +1"),
+        ("a=b, c-d", "a=b, c-d"),
+        ("Łódź; 2-3", "Łódź; 2-3"),
+        ("", ""),
+    ],
+)
+def test_no_text_is_a_formula(text: str, cell: str) -> None:
+    """Whatever stands before it, in every column, also where a program takes a semicolon for the separator."""
+    line: dict[str, Any] = dict.fromkeys(COLUMNS, text)
+    content = "".join(csv_text([line | {"payable": -1}, line | {"member": None}]))
+    first, second = csv.DictReader(io.StringIO(content.removeprefix(BOM), newline=""))
+    assert first == dict.fromkeys(COLUMNS, cell) | {"payable": "-1"}
+    assert second == dict.fromkeys(COLUMNS, cell) | {"member": ""}
+    other = [cell for row in csv.reader(io.StringIO(content, newline=""), delimiter=";") for cell in row]
+    assert not [cell for cell in other if re.match(r"[\s\ufeff\u200b]*[=+@\uff1d\uff0b\uff0d\uff20]", cell)]
+
+
+def test_lines_come_in_parts_with_every_adjustment(desk: Terminal) -> None:
+    """Page by page by their places, of an open month and of a closed one, as all at once."""
+    made = [add(desk, day(number)) for number in range(1, 8)]
+    add(desk, day(5, month=2)), add(desk, day(6, month=2))
+    close(desk, "2026-01")
+    for visit in made[::2]:
+        reverse(desk, visit)
+    for is_closed in (False, True):
+        if is_closed:
+            close(desk, "2026-02")
+        whole, parts, after = lines(desk, "2026-02"), [], 0
+        assert [line["kind"] for line in whole] == ["visit"] * 2 + ["adjustment"] * 4
+        while True:
+            with desk.reading() as connection:
+                found = statements.statement_lines(
+                    connection, "2026-02", None, payable_requires="authorized", after=place(str(after))
+                )
+                part = list(islice(found, 1))
+            if not part:
+                break
+            after = part[0][0]
+            parts += [line for _, line in part]
+        assert parts == whole
+    with desk.reading() as connection:
+        content = statements.statement(connection, "2026-02", None, payable_requires="authorized")
+    assert content["adjustments"] == whole[2:] and content["totals"][0]["adjustments"] == -4
+
+
+def test_the_first_month_is_the_first_in_which_a_visit_could_pay(desk: Terminal) -> None:
+    """Nothing is closed before there is one; what a wrong clock dated is taken back first."""
+    assert "nothing to close" in desk.complaint("statement", "2026-01", "--close", status=1)
+    wrong = add(desk, datetime(2006, 1, 5, 12, tzinfo=UTC))
+    add(desk, day(5))
+    assert "the next one is 2006-01" in desk.complaint("statement", "2026-01", "--close", status=1)
+    reverse(desk, wrong)
+    close(desk, "2026-01")
+    confirm(desk, wrong)
+    assert [(line["visit"], line["payable"]) for line in lines(desk, "2026-02")] == [(wrong, 1)]
+
+
+def test_confirmations_are_no_corrections(desk: Terminal) -> None:
+    """Nearly every visit has one, and its line names it; one that puts a visit back is a correction."""
+    plain, back = add(desk, day(5)), add(desk, day(6))
+    confirm(desk, plain)
+    reverse(desk, back)
+    confirm(desk, back)
+    with desk.reading() as connection:
+        content = statements.statement(connection, "2026-01", None, payable_requires="authorized")
+    assert [(made["visit"], made["state"]) for made in content["corrections"]] == [
+        (back, "reversed"),
+        (back, "confirmed"),
+    ]
+
+
+def test_a_day_is_forgotten_at_once(desk: Terminal) -> None:
+    """A visit by hand and one at the door: at no step of forgetting do both pay, as if two had come."""
+    past = Past(desk.database)
+    with closing(past):
+        first = past.checkin("m1", day(5)).id
+        add(desk, day(5, 18)), add(desk, day(6))
+    pay = {first, *(line["visit"] for line in lines(desk, "2026-01") if line["local_date"] == "2026-01-06")}
+    seen = []
+    write_many = desk.database.write_many
+
+    def watched(*arguments: Any) -> Iterator[int]:
+        for done in write_many(*arguments):
+            seen.append({line["visit"] for line in lines(desk, "2026-01") if line["payable"]})
+            seen.append(problems(desk.database))
+            yield done
+
+    desk.monkeypatch.setattr(desk.database, "write_many", watched)
+    forget.forget(desk.database, "cli:anna", "m1")
+    assert len(seen) > 4 and all(found in (pay, []) for found in seen)
+
+
+def test_days_are_pruned_whole(desk: Terminal) -> None:
+    """Where the visits of a day lie far apart in the record, none is left that would pay instead."""
+    first = add(desk, day(5))
+    for number in range(6, 28):
+        add(desk, day(number))
+    second = add(desk, day(5, 18))
+    close(desk, "2026-01")
+    rest = [line for line in lines(desk, "2026-01") if line["payable"]]
+    desk.monkeypatch.setattr(database_module, "CHUNK", 1)
+    with closing(Prune(desk.database, "1month", clock.now()).run("cli:anna")) as begun:
+        next(begun)  # type: ignore[call-overload]
+    left = {visit for (visit,) in rows(desk.database, "SELECT id FROM visits")}
+    assert left and left.isdisjoint({first, second})
+    assert lines(desk, "2026-02") == [] and [line for line in lines(desk, "2026-01") if line["payable"]] == rest
+
+
+def test_a_copy_knows_closed_months_and_one_that_was_being_closed(desk: Terminal, tmp_path: Path) -> None:
+    """Put back from a backup, or copied on a server: what was closed is, and what was not is closed anew."""
+    for number in range(1, 8):
+        add(desk, day(number)), add(desk, day(number, month=2))
+    close(desk, "2026-01")
+    said = lines(desk, "2026-01")
+    with closing(Closing(desk.database, "2026-02", "authorized").run("cli:anna")) as begun:
+        next(begun)  # type: ignore[call-overload]
+    if desk.database_url.startswith("sqlite"):
+        desk.run("backup", "copy.db")
+        close(desk, "2026-02")
+        desk.close()
+        desk.run("restore", "copy.db")
+    else:
+        with desk.database.write() as connection:
+            sequence.settle_down(connection)
+    with desk.reading() as connection:
+        assert [month["month"] for month in statements.closed_list(connection)] == ["2026-01"]
+    reverse(desk, said[0]["visit"])
+    close(desk, "2026-02")
+    assert lines(desk, "2026-01") == said
+    assert [line["payable"] for line in lines(desk, "2026-02")] == [1] * 7 + [-1]
+    assert disputed(desk.database) == {} and problems(desk.database) == []
+
+
+def test_the_check_finds_statements_that_do_not_add_up(desk: Terminal) -> None:
+    """A line that is gone, one that says something else, a visit that is settled twice, a month that is skipped."""
+    made = add(desk, day(5))
+    close(desk, "2026-01"), close(desk, "2026-02"), close(desk, "2026-03")
+    line = rows(desk.database, "SELECT * FROM statement_lines")[0]._asdict()
+    for change, complaint in (
+        ("DELETE FROM statement_lines", "has 0 lines and should have 1"),
+        ("UPDATE statement_lines SET payable = 0", "says that 1 visits pay, and its lines come to 0"),
+        ("UPDATE statement_lines SET month = '2026-03'", "the statement of 2026-03 has 1 lines and should have 0"),
+        ("DELETE FROM statements WHERE month = '2026-02'", "2026-01 and 2026-03 are closed"),
+    ):
+        with desk.writing() as connection:
+            connection.exec_driver_sql(change)
+            assert any(complaint in found for found in check(connection)), change
+            connection.rollback()
+    with desk.writing() as connection:
+        connection.execute(insert(schema.statement_lines).values(**line | {"month": "2026-02"}))
+    assert f"visit {made} has lines" in " ".join(problems(desk.database))
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -17,13 +17,15 @@ from callers import noon_zone, problems, rows
 from cluster import Cluster
 from gate import Gate, wait_for
 from killing import ROUNDS, kill_at, lines_of, moments, repeat
+from paid import disputed, lines
 from past import Past, uuid7
 from terminal import Terminal
 
-from guestgate import clock, events, nodes, schema, sequence, sessions, tokens
+from guestgate import clock, corrections, events, nodes, schema, sequence, sessions, tokens
 from guestgate import database as database_module
 from guestgate import transfer as transfer_module
 from guestgate.attendance.reconciliation import Reconciliation
+from guestgate.closing import Closing
 from guestgate.database import Database
 from guestgate.errors import OperationError
 from guestgate.model import Decision
@@ -103,6 +105,8 @@ def desk(terminal: Terminal) -> Terminal:
     for text in (issued["code"], "m1", "nobody"):
         past.validate(text, start)
     past.close()
+    for _ in Closing(terminal.database, "2025-12", "authorized").run("cli:=1+1"):
+        pass
     deliver(terminal.database, *(entry(start - timedelta(days=days), 2**63 - 1) for days in (30, 31)))
     Reconciliation(terminal.database, Book(), timedelta(hours=1)).run()
     terminal.run("visit", "reverse", str(visit), "--why", "\n".join(ODD))
@@ -223,6 +227,26 @@ def test_who_follows_the_feed_goes_on_with_its_cursor(desk: Terminal, target: Da
     assert len(set(from_the_beginning)) == len(from_the_beginning)
 
 
+def test_closed_months_stay_and_are_adjusted_there(desk: Terminal, target: Database) -> None:
+    """What was corrected before the move and after it is in the next month, once each."""
+    visits = "SELECT id FROM visits WHERE local_date < '2026-01' ORDER BY seq"
+    before, after = (visit for (visit,) in rows(desk.database, visits))
+    with desk.writing() as connection:
+        corrections.reverse(connection, before, "before the move")
+    said = lines(desk.database, "2025-12", "authorized")
+    assert [line["payable"] for line in said] == [1, 1]
+    move(desk, target)
+    with target.write("cli:anna") as connection:
+        corrections.reverse(connection, after, "after the move")
+    for month in ("2026-01", "2026-02"):
+        for _ in Closing(target, month, "authorized").run("cli:anna"):
+            pass
+    adjusted = [line for line in lines(target, "2026-01", "authorized") if line["adjusts"] == "2025-12"]
+    assert {line["visit"]: line["payable"] for line in adjusted} == {before: -1, after: -1} and len(adjusted) == 2
+    assert lines(target, "2025-12", "authorized") == said
+    assert disputed(target) == {} and problems(target) == []
+
+
 def test_after_a_restore_and_pruning_no_number_is_given_out_again(desk: Terminal, target: Database) -> None:
     """A restored file's numbers are large, and the last of them may belong to rows that are gone."""
     with desk.writing() as connection:
@@ -276,9 +300,9 @@ def test_killed_anywhere_the_target_stays_empty(desk: Terminal, server: Server, 
         server.drop(target_url(target))
         return Database.at(server.new(tmp_path))
 
-    lines = lines_of(work, transfer_module)
+    count = lines_of(work, transfer_module)
     assert content(target) == before
-    for line in moments("transfer", lines)[: ROUNDS // 4]:
+    for line in moments("transfer", count)[: ROUNDS // 4]:
         target = anew()
         kill_at(line, work, transfer_module)
         wait_for(lambda: settled(target), "the killed connection is still there")  # noqa: B023

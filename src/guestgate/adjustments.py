@@ -7,16 +7,17 @@ looked at of which something was written since the last closing; a visit that is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, union_all
 
 from guestgate import schema
 from guestgate.bulk import BulkSelect
 from guestgate.database import SYSTEM
+from guestgate.days import day_of, visits_of
 from guestgate.model import Source
 from guestgate.record import PAGE, PayableRule
 from guestgate.statement_lines import Kind, Line, lines
@@ -33,13 +34,6 @@ _v, _w, _c, _s, _l = (
 )
 _corrections = BulkSelect(_w.visit_id, _w.seq, _w.changed_at_ms, _w.who, _w.why, among=_w.visit_id)
 _additions = BulkSelect(_c.subject, _c.at_ms, _c.who, among=_c.subject, where=[_c.action == "visit.added"])
-
-
-class Day(NamedTuple):
-    """A member's day at the studios: what decides together about which of its visits pays."""
-
-    member_id: str
-    local_date: str
 
 
 class Cause(NamedTuple):
@@ -61,12 +55,17 @@ class Closed:
     @property
     def next_month(self) -> str:
         """The first that is not closed: all before it is settled."""
-        year, month = map(int, max(self.requires).split("-"))
-        return f"{year + month // 12:04d}-{month % 12 + 1:02d}"
+        return following(max(self.requires))
 
     def required(self, month: str) -> str:
         """What a visit of that month needs; of one before the first that was closed, what it needed in that."""
         return self.requires.get(month, self.requires[min(self.requires)])
+
+
+def following(text: str) -> str:
+    """The month after one."""
+    year, month = map(int, text.split("-"))
+    return f"{year + month // 12:04d}-{month % 12 + 1:02d}"
 
 
 def closed(connection: Connection) -> Closed | None:
@@ -79,43 +78,32 @@ def closed(connection: Connection) -> Closed | None:
     return Closed({row.month: row.payable_requires for row in rows}, rows[-1].position)
 
 
-def changed_days(connection: Connection, done: Closed, after: int) -> dict[Day, str]:
-    """Days of closed months of which something was written after a certain `seq`, each with one of its visits.
+def changed_days(connection: Connection, done: Closed) -> list[str]:
+    """Days of closed months of which something was written since the last closing: one visit of each.
 
-    The visit keeps its id when the member is forgotten.
+    A visit keeps its id when the member is forgotten.
     """
     settled = (_v.local_date < f"{done.next_month}-01", _v.test.is_(False))
-    day = select(_v.member_id, _v.local_date, _v.id)
-    added = day.where(_v.seq > after, *settled)
-    corrected = day.join(schema.visit_changes, _w.visit_id == _v.id).where(_w.seq > after, *settled)
-    return {
-        Day(member_id, local_date): visit_id
-        for query in (added, corrected)
-        for member_id, local_date, visit_id in connection.execute(query)
-    }
+    visit = select(_v.member_id, _v.local_date, _v.id)
+    changed = union_all(
+        visit.where(_v.seq > done.position, *settled),
+        visit.join(schema.visit_changes, _w.visit_id == _v.id).where(_w.seq > done.position, *settled),
+    ).subquery()
+    one = func.min(changed.c.id)
+    query = select(one).group_by(changed.c.member_id, changed.c.local_date).order_by(one)
+    return list(connection.execute(query).scalars())
 
 
 def pending(connection: Connection, done: Closed) -> Iterator[Line]:
     """The adjustments that the next month will have, as things stand."""
-    days = iter(sorted(changed_days(connection, done, done.position).values()))
+    days = iter(changed_days(connection, done))
     while chunk := list(islice(days, PAGE)):
         yield from differences(connection, done, chunk)
 
 
-def differences(connection: Connection, done: Closed, days: Sequence[str]) -> list[Line]:
+def differences(connection: Connection, done: Closed, days: Collection[str]) -> list[Line]:
     """What pays now and is not settled so, a line of 1 or -1 each: of the days of these visits, one of each day."""
-    named = select(_v.member_id, _v.local_date).where(_v.id.in_(days))
-    wanted = {Day(*row) for row in connection.execute(named)}
-    found = connection.execute(
-        select(schema.visits)
-        .where(
-            _v.member_id.in_({day.member_id for day in wanted}),
-            _v.local_date.in_({day.local_date for day in wanted}),
-            _v.test.is_(False),
-        )
-        .order_by(_v.local_date, _v.at_ms, _v.id)
-    )
-    visits = [row for row in found if Day(row.member_id, row.local_date) in wanted]
+    visits = [visit for visit in visits_of(connection, days) if not visit.test]
     pays = _paying(connection, done, visits)
     settled = _settled(connection, [visit.id for visit in visits])
     amounts = {visit.id: (visit.id in pays) - settled.get(visit.id, 0) for visit in visits}
@@ -173,11 +161,7 @@ def _causes(connection: Connection, done: Closed, visits: Sequence[Any]) -> dict
 
 def _of_day(causes: dict[str, Cause], visits: Sequence[Any], visit: Any) -> Cause | None:
     """A visit that nobody touched pays, or pays no more, since another one of its day changed."""
-    others = [
-        causes[other.id]
-        for other in visits
-        if (other.member_id, other.local_date) == (visit.member_id, visit.local_date) and other.id in causes
-    ]
+    others = [causes[other.id] for other in visits if day_of(other) == day_of(visit) and other.id in causes]
     if not others:
         return None
     last = max(others)

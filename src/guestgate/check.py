@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from sqlalchemy import Connection, case, func, select
 
 from guestgate import schema, sequence
+from guestgate.adjustments import following
 from guestgate.directory import KeyKind
 from guestgate.model import Outcome, Reason, Source, VisitState
+from guestgate.statement_lines import Kind
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
 _n, _s, _l, _e = schema.validations.c, schema.statements.c, schema.statement_lines.c, schema.sightings.c
@@ -51,6 +53,9 @@ def _numbers(connection: Connection) -> Iterator[str]:
         last = connection.execute(select(func.max(table.c.seq))).scalar()
         if last is not None and given_out is not None and last > given_out:
             yield f"number {last} in {table.name} lies beyond the last that was given out, {given_out}"
+    position = connection.execute(select(func.max(_s.position))).scalar()
+    if position is not None and given_out is not None and position > given_out:
+        yield f"a month was closed at number {position}, beyond the last that was given out, {given_out}"
     for small, large in combinations(reversed(sequence.NUMBERED), 2):
         both = select(small.c.seq).join(large, large.c.seq == small.c.seq)
         for seq in connection.execute(both.limit(MOST)).scalars():
@@ -142,8 +147,14 @@ def _validations(connection: Connection) -> Iterator[str]:
 
 
 def _statements(connection: Connection) -> Iterator[str]:
-    """A closed month has all its lines, and they come to what it says."""
-    for row in connection.execute(select(schema.statements).where(_s.closed_at_ms.is_not(None)).order_by(_s.month)):
+    """A closed month has all its lines, and they come to what it says; no visit is settled twice."""
+    closed = connection.execute(
+        select(schema.statements).where(_s.closed_at_ms.is_not(None)).order_by(_s.month)
+    ).all()
+    for month, row in pairwise(closed):
+        if row.month != following(month.month):
+            yield f"{month.month} and {row.month} are closed, and the months between them are not"
+    for row in closed:
         lines, payable = connection.execute(
             select(func.count(), func.coalesce(func.sum(_l.payable), 0)).where(
                 _l.month == row.month, _l.attempt == row.attempt
@@ -154,6 +165,16 @@ def _statements(connection: Connection) -> Iterator[str]:
         said = sum(total["payable"] + total["adjustments"] for total in json.loads(row.totals))
         if payable != said:
             yield f"the statement of {row.month} says that {said} visits pay, and its lines come to {payable}"
+    pays, visits = func.sum(_l.payable), func.sum(case((_l.kind == Kind.VISIT.value, 1), else_=0))
+    for visit_id in connection.execute(
+        select(_l.visit_id)
+        .join(schema.statements, (_s.month == _l.month) & (_s.attempt == _l.attempt))
+        .where(_s.closed_at_ms.is_not(None))
+        .group_by(_l.visit_id)
+        .having(pays.not_in((0, 1)) | (visits > 1))
+        .limit(MOST)
+    ).scalars():
+        yield f"visit {visit_id} has lines in statements that do not come to one visit, paid for once or not at all"
 
 
 def _sightings(connection: Connection) -> Iterator[str]:

@@ -23,7 +23,7 @@ from guestgate.bulk import BulkInsert
 from guestgate.changes import Change
 from guestgate.database import Database
 from guestgate.errors import ConflictError
-from guestgate.model import Source
+from guestgate.model import Source, VisitState
 from guestgate.record import PayableRule
 from guestgate.statement_lines import Kind, Line, Totals, lines
 
@@ -54,24 +54,27 @@ class Closing:
         next one, and where somebody else begins to close it meanwhile.
         """
         statements.check_month(self.month)
+        with self.database.read() as connection:  # it may take long, where no lock is held
+            first = first_month(connection)
+            _, self._position = sequence.position(connection)
         with self.database.write(who) as connection:
-            done = self._begin(connection)
+            done = self._begin(connection, first)
         for attempt in range(1, self._attempt):
             yield from self._clear(attempt, who)
         with self.database.read() as connection:
             bounds = stretch.of_visits(connection, self.month)
-            changed = {} if done is None else adjustments.changed_days(connection, done, done.position)
+            changed = [] if done is None else adjustments.changed_days(connection, done)
         visits = select(_v.seq).where(*statements.of_month(self.month), *bounds)
         for _ in self.database.write_many(self.database.scan(visits, _v.seq), self._write_visits, who):
             yield self._count
         if done is not None:
             write = self._writing_adjustments(done)
-            for _ in self.database.write_many(sorted(changed.values()), write, who):
+            for _ in self.database.write_many(changed, write, who):
                 yield self._count
         with self.database.write(who) as connection:
             self._finish(connection, who)
 
-    def _begin(self, connection: Connection) -> Closed | None:
+    def _begin(self, connection: Connection, first: str | None) -> Closed | None:
         done = adjustments.closed(connection)
         if done is not None and self.month in done.requires:
             raise ConflictError(f"{self.month} is closed already")
@@ -80,10 +83,11 @@ class Closing:
                 f"{self.month} cannot be closed yet: it has to be over in every time zone, and {_hours(self.grace)} "
                 "more are for what comes in late"
             )
-        following = self.month if (found := next_month(connection, done)) is None else found
+        following = first if done is None else done.next_month
+        if following is None:
+            raise ConflictError("there is nothing to close yet: no visit pays")
         if following != self.month:
             raise ConflictError(f"months are closed one after the other, and the next one is {following}")
-        _, self._position = sequence.position(connection)
         begun = connection.execute(select(_s.attempt).where(_s.month == self.month)).scalar_one_or_none()
         self._attempt = (begun or 0) + 1
         values = {"attempt": self._attempt, "payable_requires": self.payable_requires, "position": self._position}
@@ -153,13 +157,10 @@ class Closing:
         changes.record(connection, [Change("statement.closed", self.month, None, facts)])
 
 
-def next_month(connection: Connection, done: Closed | None) -> str | None:
-    """The one that is to be closed next; None where any may be, since no visit could pay."""
-    if done is not None:
-        return done.next_month
-    first = connection.execute(
-        select(func.min(_v.local_date)).where(_v.test.is_(False), _v.source != Source.IMPORT.value)
-    ).scalar()
+def first_month(connection: Connection) -> str | None:
+    """The one to begin with, if nothing has been closed: the first that has a visit which could pay; None without."""
+    could_pay = (_v.test.is_(False), _v.source != Source.IMPORT.value, _v.state != VisitState.REVERSED.value)
+    first = connection.execute(select(func.min(_v.local_date)).where(*could_pay)).scalar()
     return None if first is None else str(first)[:7]
 
 

@@ -118,7 +118,11 @@ def correction_list(
     month: str | None = None,
     studio: str | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Corrections in their order, each with its ``seq``: of all visits, or those of a month or studio."""
+    """Corrections in their order, each with its ``seq``: of all visits, or those of a month or studio.
+
+    A month's are those of its statement: without visits at test studios, and without plain confirmations, of which
+    nearly every visit has one.
+    """
     query = (
         select(schema.visit_changes, _v.member_id, _v.studio_id, _v.local_date)
         .join(schema.visits, _v.id == _w.visit_id)
@@ -126,8 +130,10 @@ def correction_list(
         .order_by(_w.seq)
         .limit(limit)
     )
-    if month is not None:  # of a statement, which leaves test studios out
-        query = query.where(_v.test.is_(False))
+    if month is not None:
+        before = schema.visit_changes.alias().c
+        earlier = exists().where(before.visit_id == _w.visit_id, before.seq < _w.seq)
+        query = query.where(_v.test.is_(False), (_w.state != VisitState.CONFIRMED.value) | earlier)
         query = query.where(_v.local_date.between(f"{month}-01", f"{month}-31"))
         query = query.where(*stretch.of_visits(connection, month))
     if studio is not None:

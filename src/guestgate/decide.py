@@ -239,10 +239,7 @@ def _limit_reached(facts: Facts, member: Member, at: datetime, today: date) -> V
 
 
 def _is_limit_reached(facts: Facts, member: Member, at: datetime, today: date) -> bool:
-    for _, _, _, is_used_up in _limit_uses(facts, member, today):
-        if is_used_up:
-            return True
-    return False
+    return any(is_used_up for _, _, _, is_used_up in _limit_uses(facts, member, today))
 
 
 def _limit_uses(facts: Facts, member: Member, today: date) -> list[tuple[Limit, int, date | None, bool]]:

@@ -19,9 +19,9 @@ from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Select, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, or_, select, update
 
-from guestgate import changes, clock, locks, members, schema, sequence
+from guestgate import changes, clock, days, locks, members, schema, sequence
 from guestgate.attendance.webhook import Kind, without
 from guestgate.changes import Change
 from guestgate.database import SYSTEM, Database
@@ -191,7 +191,11 @@ def _parts(person: Person) -> tuple[tuple[Select[Any], Any], ...]:
 
 
 def _decisions(person: Person, connection: Connection, rows: Collection[Any]) -> None:
-    these = _d.seq.in_([row.seq for row in rows])
+    _rename(person, connection, _d.seq.in_([row.seq for row in rows]))
+    _visits(person, connection, rows)
+
+
+def _rename(person: Person, connection: Connection, these: ColumnElement[bool]) -> None:
     for column in (_d.member_id, _d.aggregator_id):
         connection.execute(
             update(schema.decisions).where(these, column == person.member_id).values({column.name: person.pseudonym})
@@ -199,16 +203,16 @@ def _decisions(person: Person, connection: Connection, rows: Collection[Any]) ->
     numbers = connection.execute(select(_d.customer_id).where(these).distinct()).scalars().all()
     connection.execute(update(schema.decisions).where(these).values(customer_id=NO_CUSTOMER))
     _named(person, connection, numbers)
-    _visits(person, connection, rows)
 
 
 def _visits(person: Person, connection: Connection, rows: Collection[Any]) -> None:
-    """Visits by id (a check-in's bears that of its decision), with what was written about them."""
-    ids = list(
-        connection.execute(
-            select(_v.id).where(_v.id.in_([row.id for row in rows]), _v.member_id == person.member_id)
-        ).scalars()
-    )
+    """Visits by id (a check-in's bears that of its decision), with what was written about them.
+
+    Whole days at once, so that at no time two visits of a day pay because they bear different names.
+    """
+    together = days.visits_of(connection, [row.id for row in rows])
+    ids = [visit.id for visit in together if visit.member_id == person.member_id]
+    _rename(person, connection, _d.id.in_(ids))
     connection.execute(update(schema.visits).where(_v.id.in_(ids)).values(member_id=person.pseudonym))
     _reasons(connection, ids)
 

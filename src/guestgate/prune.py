@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Table, delete, func, select
 
-from guestgate import adjustments, changes, clock, directory, partitions, schema, sequence
-from guestgate.adjustments import Day
+from guestgate import adjustments, changes, clock, directory, partitions, schema
 from guestgate.attendance.webhook import Kind
 from guestgate.bulk import BulkSelect
 from guestgate.changes import Change
 from guestgate.database import MAX_CHUNK, BusyError, Database
+from guestgate.days import Day, day_of, visits_of
 from guestgate.errors import UsageError
 from guestgate.model import VisitState
 from guestgate.periods import month_day
@@ -116,8 +116,6 @@ class Prune:
         self._not_named_since = _p.last_at_ms < old_ms
         with self.database.read() as connection:
             self._closed = adjustments.closed(connection)
-            _, self._position = sequence.position(connection)
-            self._to_adjust = self._unsettled(connection, 0 if self._closed is None else self._closed.position)
             self._leaned_on = self._days_that_younger_reentries_lean_on(connection)
 
     def total(self) -> int:
@@ -170,7 +168,7 @@ class Prune:
             done += len(chunk)
             yield done
 
-    def _days_that_younger_reentries_lean_on(self, connection: Connection) -> set[tuple[str, str]]:
+    def _days_that_younger_reentries_lean_on(self, connection: Connection) -> set[Day]:
         """Members and dates of old visits that a re-entry rests on which is kept; around the limit, so few."""
         rows = connection.execute(
             select(_v.member_id, _v.local_date)
@@ -181,11 +179,13 @@ class Prune:
                 _v.local_date < self._limit.day.isoformat(),
             )
         )
-        return {(row.member_id, row.local_date) for row in rows}
+        return {day_of(row) for row in rows}
 
-    def _unsettled(self, connection: Connection, after: int) -> set[Day]:
-        """Days of closed months of which something was written after a certain `seq`: it may be adjusted."""
-        return set() if self._closed is None else set(adjustments.changed_days(connection, self._closed, after))
+    def _unsettled(self, connection: Connection, ids: Collection[str]) -> set[Day]:
+        """Of the days of these visits those that statements still have to adjust."""
+        if self._closed is None:
+            return set()
+        return {day_of(line) for line in adjustments.differences(connection, self._closed, ids)}
 
     def _counts(self, connection: Connection, rows: Collection[Any]) -> set[str]:
         """The visits among these that a limit of their member's present plan still counts."""
@@ -203,20 +203,23 @@ class Prune:
         return counted
 
     def _visits(self, connection: Connection, rows: Collection[Any]) -> None:
-        counted = self._counts(connection, rows)
-        kept = self._leaned_on | self._to_adjust | self._unsettled(connection, self._position)
+        chosen = {row.id for row in rows}
+        together = visits_of(connection, chosen)
+        counted = self._counts(connection, together)
+        kept = self._leaned_on | self._unsettled(connection, chosen)
         gone = {
             row.id: row
-            for row in rows
+            for row in together
             if row.id not in counted
-            and (row.member_id, row.local_date) not in kept
+            and day_of(row) not in kept
+            and (row.id in chosen or not self.dry_run)
             and (self._closed is None or row.local_date < f"{self._closed.next_month}-01")
         }
         ids = list(gone)
         made = connection.execute(select(_d.id).where(_d.id.in_(ids))).scalars().all()
         reentries = _reentries(connection, {row.member_id for row in gone.values()})
         leaning = [decision_id for decision_id, visit_id in reentries if visit_id in gone]
-        self.report.kept_visits += len(rows) - len(gone)
+        self.report.kept_visits += sum(row.id in chosen and row.id not in gone for row in together)
         self.report.visits += len(gone)
         self._delete(connection, schema.visit_changes, _w.visit_id, ids)
         self._delete(connection, schema.sightings, _s.visit_id, ids)

@@ -314,7 +314,8 @@ class PayableRule:
         candidates = [row for row in rows if self._may_pay(row)]
         by_day = [row for row in candidates if self._rule(row.plan_id, row.plan_version) == Payable.PER_MEMBER_DAY]
         first = self._first_of_days({(row.member_id, row.local_date) for row in by_day})
-        late = {row.id for row in by_day if first[row.member_id, row.local_date] != row.id}
+        # Without one: where transactions overlap, it may have been reversed since `rows` were read.
+        late = {row.id for row in by_day if first.get((row.member_id, row.local_date)) != row.id}
         return {row.id for row in candidates} - late
 
     def _may_pay(self, row: Any) -> bool:

@@ -168,10 +168,11 @@ def carry_on(connection: Connection) -> None:
 def make_room(connection: Connection, first: int = 0) -> None:
     """Have the next transactions' numbers lie above those of all rows, and above the last that SQLite gave out.
 
-    They count as the `first` transaction and later ones, at least.
+    Also above where months were closed, since what is written later is told by that. They count as the `first`
+    transaction and later ones, at least.
     """
-    tables = (*NUMBERED, schema.feed)
-    last = [connection.execute(select(func.max(table.c.seq))).scalar_one() or 0 for table in tables]
+    columns = (*(table.c.seq for table in (*NUMBERED, schema.feed)), schema.statements.c.position)
+    last = [connection.execute(select(func.max(column))).scalar_one() or 0 for column in columns]
     ((transaction, _),) = _ask(connection, _transaction)
     base = max(0, max(first, (max(last) >> PLACES) + 1) - transaction)
     connection.execute(update(schema.cluster).values(base=base))

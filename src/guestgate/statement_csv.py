@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -34,23 +35,29 @@ COLUMNS = (
     "changed_by",
     "why",
 )
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# Formulas may begin after blanks and characters that nobody sees, and with the wide forms of East Asian keyboards;
+# and within a text, where a program that was told of another separator begins a cell.
+_BLANK = r"[\s\x00-\x20\u00ad\u200b-\u200f\u2060\ufeff]*"
+_FORMULA = re.compile(rf"^(?=[\t\r\n])|(?:^|(?<=[;\t\r\n]))(?={_BLANK}[=+\-@\uff1d\uff0b\uff0d\uff20])")
+_PLAIN = re.compile(r"\w[^;\t\r\n]*")
+BLOCK = 64 * 1024
 
 
 def csv_text(lines: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """The file in parts, a line of the statement each."""
+    """The file in parts."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     buffer.write(BOM)
     writer.writerow(COLUMNS)
     for line in lines:
         writer.writerow([_cell(line[name]) for name in COLUMNS])
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
+        if buffer.tell() > BLOCK:
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()
     yield buffer.getvalue()
 
 
 def _cell(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula gets an apostrophe in front."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    """What a spreadsheet would take for the beginning of a formula gets an apostrophe in front."""
+    return value if not isinstance(value, str) or _PLAIN.fullmatch(value) else _FORMULA.sub("'", value)

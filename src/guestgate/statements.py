@@ -10,11 +10,13 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, select
 
 from guestgate import adjustments, clock, corrections, record, schema, stretch
+from guestgate.database import Database
 from guestgate.errors import UsageError
 from guestgate.record import Filter, PayableRule
 from guestgate.statement_lines import Kind, Line, Totals, line_dict, lines
@@ -23,7 +25,7 @@ MONTH = re.compile(r"^[0-9]{4}-(0[1-9]|1[0-2])$")
 # The last time zone to end a month is so far behind.
 LAST_ZONE = timedelta(hours=12)
 # Places of adjustments come after every `seq`.
-AFTER_VISITS = 10**17
+AFTER_VISITS = 9 * 10**17
 SUMS = ("visits", "payable", "reversed", "adjustments")
 
 _v, _s, _l = schema.visits.c, schema.statements.c, schema.statement_lines.c
@@ -55,7 +57,9 @@ def statement(connection: Connection, month: str, studio: str | None, *, payable
     closed = _closed(connection, month)
     if closed is not None:
         by_plan = [total for total in json.loads(closed.totals) if studio in (None, total["studio"])]
-        adjusted = [line_dict(month, line) for _, line in _frozen(connection, closed, studio, kind=Kind.ADJUSTMENT)]
+        # Lines of visits come first, so that the others are found without reading those.
+        visits = sum(total["visits"] + total["reversed"] for total in json.loads(closed.totals))
+        adjusted = [line_dict(month, line) for _, line in _frozen(connection, closed, studio, visits)]
     else:
         totals, adjusted = Totals(), []
         for _, line in _live(connection, month, studio, payable_requires):
@@ -92,6 +96,23 @@ def statement_lines(
         yield place, line_dict(month, line)
 
 
+def is_closed(connection: Connection, month: str) -> bool:
+    """Whether its lines are frozen."""
+    return _closed(connection, month) is not None
+
+
+def closed_lines(database: Database, month: str) -> Iterator[dict[str, Any]]:
+    """The lines of a closed month, some at a time, each time in a transaction of its own."""
+    after = 0
+    while True:
+        with database.read() as connection:
+            page = list(islice(_frozen(connection, _closed(connection, month), None, after), record.PAGE))
+        yield from (line_dict(month, line) for _, line in page)
+        if len(page) < record.PAGE:
+            return
+        after, _ = page[-1]
+
+
 def closed_list(connection: Connection) -> list[dict[str, Any]]:
     """The months that are closed, the latest first, each with its sums."""
     rows = connection.execute(select(schema.statements).where(_s.closed_at_ms.is_not(None)).order_by(_s.month.desc()))
@@ -117,14 +138,10 @@ def _closed(connection: Connection, month: str) -> Any:
     ).one_or_none()
 
 
-def _frozen(
-    connection: Connection, closed: Any, studio: str | None, after: int = 0, *, kind: Kind | None = None
-) -> Iterator[tuple[int, Any]]:
+def _frozen(connection: Connection, closed: Any, studio: str | None, after: int = 0) -> Iterator[tuple[int, Any]]:
     query = select(schema.statement_lines).where(_l.month == closed.month, _l.attempt == closed.attempt)
     if studio is not None:
         query = query.where(_l.studio_id == studio)
-    if kind is not None:
-        query = query.where(_l.kind == kind.value)
     while page := connection.execute(query.where(_l.number > after).order_by(_l.number).limit(record.PAGE)).all():
         yield from ((line.number, line) for line in page)
         after = page[-1].number

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -50,11 +52,7 @@ def statement(
         content = statements.statement(connection, month, studio, payable_requires=requires)
         if file is not None:
             lines = statements.statement_lines(connection, month, studio, payable_requires=requires)
-            try:
-                with file.open("x", encoding="utf-8", newline="") as output:
-                    output.writelines(csv_text(line for _, line in lines))
-            except OSError as error:
-                raise UsageError(f"--csv: {file}: {error.strerror}") from None
+            _write(file, csv_text(line for _, line in lines))
     if as_json:
         show(content, as_json)
         return
@@ -72,3 +70,18 @@ def statement(
         say(f"{month} is not over; this is what stands so far")
     else:
         say(f"{month} is not closed; this is what stands so far")
+
+
+def _write(file: Path, content: Iterable[str]) -> None:
+    """A new file, which is there only once it is whole: nobody takes half a month for one."""
+    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        if file.exists():
+            raise UsageError(f"--csv: {file} is there already")
+        with part.open("x", encoding="utf-8", newline="") as output:
+            output.writelines(content)
+        part.rename(file)
+    except OSError as error:
+        raise UsageError(f"--csv: {file}: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
