@@ -1,4 +1,4 @@
-"""Check-in endpoints that are not guestgate: one that keeps the contract, and a family that breaks it.
+"""Endpoints that are not guestgate: one that keeps the contract, and a family that breaks it.
 
 Each is a real TLS server. What a broken one breaks is one method or option, so that its own clause can be named.
 """
@@ -11,7 +11,7 @@ import socketserver
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -19,12 +19,14 @@ from typing import Any
 
 from authority import Issued
 
-from guestgate.contract import MAX_BODY_BYTES, BadBodyError, parse_checkin
+from guestgate.contract import MAX_BODY_BYTES, BadBodyError, parse_checkin, parse_validation
 from guestgate.probe.target import Card
 
-PATH = "/checkin-validation"
+PATH, MEMBER_PATH = "/checkin-validation", "/member-validation"
 KEY = 'Zq8"vK2/mT+5&wX9'  # looks different in JSON, HTML and a URL
 ALLOWED, DENIED = Card("m:1042", 293123213), Card("m:1043", 293123214)
+MEMBER = ALLOWED.aggregator_id
+DATA = {"aggregatorId": MEMBER, "firstName": "Zoë", "lastName": "Nowak", "dateOfBirth": "1952-05-04", "country": "DE"}
 
 
 class Call(BaseHTTPRequestHandler):
@@ -61,11 +63,12 @@ class Endpoint:
     def answer(self, call: Call) -> None:
         """Answer one call."""
         status = self.status(call)
-        call.reply(status, json.dumps({"status": status}).encode())
+        told = call.path == MEMBER_PATH and status == 200 and call.command == "POST"
+        call.reply(status, json.dumps(self.data() if told else {"status": status}).encode())
 
     def status(self, call: Call) -> int:
         """What the call is answered with."""
-        if call.path != PATH:
+        if call.path not in (PATH, MEMBER_PATH):
             return 404
         if not self.takes_method(call.command):
             return 405
@@ -74,7 +77,8 @@ class Endpoint:
             return refused
         if not self.takes_content_type(call.headers.get("content-type", "")):
             return 415
-        return self.judges(call.content) if len(call.content) <= MAX_BODY_BYTES else 413
+        judges = self.judges if call.path == PATH else self.judges_question
+        return judges(call.content) if len(call.content) <= MAX_BODY_BYTES else 413
 
     def takes_method(self, method: str) -> bool:
         """Which methods are served."""
@@ -103,6 +107,17 @@ class Endpoint:
     def decides(self, aggregator_id: Any, customer_id: Any) -> int:
         """Who may enter."""
         return 200 if aggregator_id == ALLOWED.aggregator_id else 403
+
+    def judges_question(self, content: bytes) -> int:
+        """The status for a member validation's body."""
+        try:
+            return 200 if parse_validation(content) == MEMBER else 404
+        except BadBodyError:
+            return 400
+
+    def data(self) -> Any:
+        """What is known of the member."""
+        return DATA
 
 
 class ServesGet(Endpoint):
@@ -350,6 +365,68 @@ class TellsTheRightKey(Endpoint):
     def answer(self, call: Call) -> None:
         status = self.status(call)
         call.reply(status, f"expected {KEY}".encode() if status == 401 else b"{}")
+
+
+@dataclass
+class AnswersMembers(Endpoint):
+    """Check-ins well; a member validation with the status that a function makes of it, None for the right one."""
+
+    differs: Callable[[Call], int | None]
+
+    def status(self, call: Call) -> int:
+        differing = self.differs(call) if call.path == MEMBER_PATH else None
+        return super().status(call) if differing is None else differing
+
+
+@dataclass
+class TellsOfMembers(Endpoint):
+    """Something else than it should."""
+
+    told: Any
+
+    def data(self) -> Any:
+        return self.told
+
+
+class ThinksLongOfMembers(Endpoint):
+    """So long that nobody waits."""
+
+    def judges_question(self, content: bytes) -> int:
+        status = super().judges_question(content)
+        if status == 200:
+            time.sleep(0.8)
+        return status
+
+
+class HangsUpOnMembers(Endpoint):
+    """Without an answer."""
+
+    def answer(self, call: Call) -> None:
+        if call.path == MEMBER_PATH:
+            call.close_connection = True
+        else:
+            super().answer(call)
+
+
+class LeadsMembersElsewhere(Endpoint):
+    """To the same path with a slash."""
+
+    def answer(self, call: Call) -> None:
+        if call.path == MEMBER_PATH:
+            call.reply(308, Location=f"{MEMBER_PATH}/")
+        else:
+            super().answer(call)
+
+
+class RepeatsToMembers(Endpoint):
+    """The key, where it refuses a question."""
+
+    def answer(self, call: Call) -> None:
+        status = self.status(call)
+        if call.path == MEMBER_PATH and status == 401:
+            call.reply(status, f"the key {call.headers.get('x-api-key')} was sent".encode())
+        else:
+            super().answer(call)
 
 
 class Hostile(Endpoint):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from gate import Gate
 from test_purity import PACKAGE, modules_imported
-from towns import log_of, recorded, run
+from towns import log_of, recorded, run, validated
 
 from guestgate import model
 from guestgate.decide import decide
@@ -23,6 +23,7 @@ from guestgate.sandbox import setup
 from guestgate.sandbox.arrivals import Load
 from guestgate.sandbox.auditor import TAKEN_BACK_WITHIN, Audit
 from guestgate.sandbox.calls import Call, Log
+from guestgate.sandbox.phones import Phones
 from guestgate.sandbox.platform import Endpoints
 from guestgate.sandbox.rulebook import Entry, Rulebook, local_date
 from guestgate.sandbox.town import Member, Studio, Town, TownSpec
@@ -38,10 +39,12 @@ class Run(NamedTuple):
     log: Log
     decisions: Rows
     visits: Rows
+    validations: Rows
 
     def problems(self) -> list[str]:
         """What the auditor finds."""
-        return Audit(self.town, self.log, self.decisions, self.visits, "authorized").run().problems
+        record = self.decisions, self.visits, self.validations
+        return Audit(self.town, self.log, *record, "authorized").run().problems
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +56,22 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     gate.start()
     try:
         log = gate.folder / "run.jsonl"
-        run(town, Endpoints(gate.url, ca=gate.cert), Load(120, 6, seed=4, faults=FAULTS), log)
-        yield Run(town, log_of(log), *recorded(gate))
+        endpoints = Endpoints(gate.url, gate.url.replace("checkin", "member"), ca=gate.cert)
+        codes = Phones(gate.database, "somebody's phone").code
+        run(town, endpoints, Load(120, 6, seed=4, faults=FAULTS), log, codes)
+        yield Run(town, log_of(log), *recorded(gate), validated(gate))
     finally:
         gate.close()
 
 
 def test_a_real_run_agrees(real: Run) -> None:
-    """Every answer and every visit, and nearly every reason was there to be checked."""
+    """Every answer and every visit, also at the desks; nearly every reason was there to be checked."""
     assert real.problems() == []
     reasons = {row["reason"] for row in real.decisions}
     assert {"ok", "reentry", "limit_reached", "unknown_member", "identity_conflict"} <= reasons and len(reasons) >= 9
     assert len(real.decisions) > 500 and any(not call.answered for call in real.log.calls)
+    told = {(row["reason"], row["code"] is not None) for row in real.validations}
+    assert {("ok", True), ("ok", False)} <= told and any(reason.startswith("membership") for reason, _ in told)
 
 
 def first(rows: Rows, **wanted: Any) -> dict[str, Any]:
@@ -133,7 +140,7 @@ VISIT_LIES = {
 
 def lied(real: Run) -> Run:
     """A copy whose record may be changed."""
-    return Run(real.town, copy.deepcopy(real.log), copy.deepcopy(real.decisions), copy.deepcopy(real.visits))
+    return Run(real.town, *(copy.deepcopy(part) for part in real[1:]))
 
 
 def answered(run: Run, **wanted: Any) -> dict[str, Any]:
@@ -258,7 +265,7 @@ class Story:
 
     def problems(self) -> list[str]:
         """What the auditor finds."""
-        return Audit(self.town, self.log, self.decisions, self.visits, "authorized").run().problems
+        return Audit(self.town, self.log, self.decisions, self.visits, [], "authorized").run().problems
 
 
 def open_to(member: Member) -> bool:

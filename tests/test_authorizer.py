@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from guestgate import authorizer, clock
-from guestgate.authorizer import Authorizer, Call
+from guestgate.authorizer import Authorizer, CheckInCall
 from guestgate.ledger import Answer, Ticket
 from guestgate.ledger_process import LedgerRole
 from guestgate.metrics import DoorMetrics
@@ -51,9 +51,9 @@ class Queue:
         """How one left."""
         self.answers.append(answer)
 
-    def rules(self, call: Call, what: tuple[Outcome, Reason]) -> None:
+    def rules(self, call: CheckInCall, what: tuple[Outcome, Reason]) -> None:
         """The ledger has committed this."""
-        self._deliver([Ruling(call.checkin.id, *what)], 0.001)
+        self._deliver([Ruling(call.asked.id, *what)], 0.001)
 
     @property
     def told(self) -> list[tuple[int | None, bool]]:
@@ -71,7 +71,7 @@ class Door:
         self.other: Queue = self.authorizer._stand_in  # type: ignore[assignment]
         self.asked = 0
 
-    async def arrives(self, *, since_s: float = 0.0, member: str = "m1") -> tuple[Call, asyncio.Task[Ruling]]:
+    async def arrives(self, *, since_s: float = 0.0, member: str = "m1") -> tuple[CheckInCall, asyncio.Task[Ruling]]:
         """A check-in that came so long ago."""
         self.asked += 1
         checkin = CheckIn(f"id-{self.asked}", clock.now(), "s1", member, 1)
@@ -81,7 +81,9 @@ class Door:
         await asyncio.sleep(0)
         return call, task
 
-    async def leaves(self, call: Call, task: asyncio.Task[Ruling], *, gone: bool = False) -> tuple[Outcome, Reason]:
+    async def leaves(
+        self, call: CheckInCall, task: asyncio.Task[Ruling], *, gone: bool = False
+    ) -> tuple[Outcome, Reason]:
         """The answer is written, unless the caller is gone."""
         ruling = await task
         self.authorizer.left(call, ruling, None if gone else STATUS[ruling.outcome])

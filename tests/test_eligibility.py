@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from guestgate.eligibility import MISSES, Finding, may_register
+from guestgate.eligibility import MISSES, Finding, may_be_made_known, may_register
 from guestgate.model import Hours, Limit, Member, Outcome, Per, Plan, Reason, Status, Studio
 
 # In Berlin it is the 24th already.
@@ -47,6 +47,21 @@ def test_nobody_and_nowhere() -> None:
     assert may_register(STUDIO, None, AT) is Finding.UNKNOWN_MEMBER
     assert may_register(CLOSED, None, AT) is Finding.STUDIO_INACTIVE
     assert may_register(CLOSED, Member("m", OPEN), AT) is Finding.STUDIO_INACTIVE
+
+
+@pytest.mark.parametrize(
+    ("fields", "finding"),
+    [
+        ({"plan": STRICT, "valid_from": date(2026, 11, 25)}, Finding.OK),
+        ({"valid_from": date(2026, 11, 25), "status": Status.SUSPENDED}, Finding.MEMBERSHIP_SUSPENDED),
+        ({"valid_from": date(2026, 11, 25), "plan": ELSEWHERE}, Finding.STUDIO_NOT_IN_PLAN),
+        ({"valid_until": date(2026, 11, 23), "status": Status.CANCELLED}, Finding.MEMBERSHIP_EXPIRED),
+    ],
+)
+def test_who_may_be_made_known(fields: dict[str, Any], finding: Finding) -> None:
+    """Who may come in now or later, also where the studio is closed for now: the same rules but for those two."""
+    member = Member("m", **{"plan": OPEN, **fields})
+    assert may_be_made_known(STUDIO, member, AT) is may_be_made_known(CLOSED, member, AT) is finding
 
 
 def test_what_the_platform_is_told() -> None:

@@ -158,6 +158,30 @@ def test_a_key_of_another_kind(gate: Gate) -> None:
     assert validate(gate, {"aggregatorId": "ada"}, key=token).status == 401
 
 
+def test_the_sandbox_s_desk(gate: Gate) -> None:
+    """One real call with a key of its own: a code or an id is typed, and who may register becomes a customer."""
+    words = ("--studio", "s1", "--ca", str(gate.cert), "--url", gate.url.replace("/checkin-validation", PATH))
+    (issued,) = gate.json("member", "code", "ada", "--valid", "15m")
+    typed = f"{issued['code'][:4]}-{issued['code'][4:]}".lower()
+    (said,) = gate.json("sandbox", "enrol", typed, *words)
+    assert list(said) == ["desk", "http_status", "ms", "member", "customer_id", "note"]
+    assert (said["desk"], said["http_status"], said["note"]) == ("registered", 200, None)
+    assert said["member"] == CONTRACT and 0 < said["ms"] < 750
+    assert [(row["member"], row["reason"]) for row in listed(gate, 1)] == [("ada", "ok")]
+    shown = gate.cli("sandbox", "enrol", "ada", "--key-stdin", *words, input=gate.keys["s1"]).stdout
+    assert "The desk sees: registered" in shown and "dateOfBirth: 1952-05-04" in shown
+    assert f"ada is customer {said['customer_id']} now" in shown
+    refused = gate.json("sandbox", "enrol", "eve", "--key-stdin", *words, input=gate.keys["s1"])[0]
+    assert (refused["desk"], refused["http_status"]) == ("not found in partner system", 404)
+    assert (refused["member"], refused["customer_id"]) == ({}, None)
+    stranger = gate.json("sandbox", "enrol", "ada", "--key-stdin", *words, input="unknown")[0]
+    assert (stranger["desk"], stranger["http_status"]) == ("communication error, please try again", 401)
+    # What the platform then sends is that customer, with the permanent id.
+    tap = ("sandbox", "tap", "ada", "--studio", "s1", "--ca", str(gate.cert), "--url", gate.url, "--key-stdin")
+    assert gate.json(*tap, input=gate.keys["s1"])[0]["desk"] == "open"
+    assert gate.json("decisions", "--limit", "1")[0]["customer_id"] == said["customer_id"]
+
+
 def test_in_time_whatever_the_ledger_does(gate: Gate) -> None:
     """503 within the budget; what it records later says that this was not what was sent. Check-ins go on."""
     ledger = ledger_of(gate)

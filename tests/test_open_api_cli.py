@@ -273,7 +273,11 @@ def test_one_customer(desk: Desk) -> None:
     assert made == {"member_id": member, "customer_id": customer, "created": True}
     assert desk.terminal.json(*words) == [{**made, "created": False}]
     assert desk.terminal.json("changes")[-1]["action"] == "customer.linked"
-    for name, why in (("elsewhere", "not in plan spa"), ("nameless", "first_name"), ("nobody", "no member nobody")):
+    for name, why in (
+        ("elsewhere", "the plan is not for this studio"),
+        ("nameless", "first_name"),
+        ("nobody", "no member nobody"),
+    ):
         status = 2 if name == "nameless" else 1
         assert why in desk.terminal.complaint("member", "create-customer", name, "--studio", BERLIN.id, status=status)
     # What is known of the chain goes with the link.

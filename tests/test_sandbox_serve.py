@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -261,15 +262,69 @@ def test_the_desk_registers_a_member(sandbox: Sandbox) -> None:
         return 200, {"aggregatorId": "permanent-1", "firstName": "Zoë", "lastName": "<b>Bold</b>"}
 
     sandbox.receiver.answers["/member-validation"] = answer
-    assert sandbox.do("register", aggregator_id="nobody").json()["http_status"] == 404
+    sandbox.api("POST", "/studios/confirmActivation")
+    refused = sandbox.do("register", aggregator_id="nobody").json()
+    assert (refused["http_status"], refused["desk"], refused["member"]) == (404, "not found in partner system", {})
     said = sandbox.do("register", aggregator_id="code-1234").json()
     asked = sandbox.receiver.of("/member-validation")[-1]
     assert asked.body == {"aggregatorId": "code-1234"} and asked.headers["x-api-key"] == BERLIN.keys["checkin"]
     assert asked.headers["content-type"] == "application/json; charset=utf-8"
-    assert said["http_status"] == 200 and int(said["customer_id"]) > 2**53
+    assert (said["http_status"], said["desk"]) == (200, "registered") and int(said["customer_id"]) > 2**53
+    assert said["member"] == {"aggregatorId": "permanent-1", "firstName": "Zoë", "lastName": "<b>Bold</b>"}
+    event = sandbox.event("AGGREGATOR_MEMBER_CREATED", int(said["customer_id"]))
+    assert event["payload"][0]["content"] == {"aggregatorId": "permanent-1"}
+    # Whoever is a customer already stays the same one, and nobody is told again.
+    assert sandbox.do("register", aggregator_id="code-1234").json()["customer_id"] == said["customer_id"]
+    told = [body for body in sandbox.events("AGGREGATOR_MEMBER_CREATED") if body["entityId"] == event["entityId"]]
+    assert len(told) == 1
     sandbox.do("tap", aggregator_id="permanent-1")
     tapped = sandbox.receiver.of("/checkin-validation")[-1].body
     assert tapped == {"aggregatorId": "permanent-1", "customerId": int(said["customer_id"])}
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "note"),
+    [
+        (503, {"detail": "the member could not be validated in time; try again"}, "could not be validated in time"),
+        (403, {}, None),
+        (200, [], "aggregatorId should be a text"),
+        (200, {"firstName": "Zoë"}, "aggregatorId should be a text"),
+        (200, {"aggregatorId": "m", "dateOfBirth": "4.5.1952"}, "dateOfBirth should be a date such as 1952-05-04"),
+        (
+            200,
+            {"aggregatorId": "m", "gender": "X", "country": "Germany"},
+            "gender should be MALE, FEMALE or UNISEX; ",
+        ),
+        (200, {"aggregatorId": "m", "email": None}, "email is null"),
+    ],
+)
+def test_the_desk_cannot_work_with_it(status: int, content: Any, note: str | None, sandbox: Sandbox) -> None:
+    """A fault, or an answer that is not as the contract words it: nobody becomes a customer."""
+    sandbox.receiver.answers["/member-validation"] = (status, content)
+    said = sandbox.do("register", aggregator_id="code-1").json()
+    assert (said["desk"], said["http_status"]) == ("communication error, please try again", status)
+    assert (said["member"], said["customer_id"]) == ({}, None)
+    assert said["note"] is None if note is None else note in said["note"]
+    shown = sandbox.town()
+    assert shown["enrolled"][0]["text"] == "code-1" and shown["enrolled"][0]["desk"] == said["desk"]
+    assert shown["enrolments"][said["desk"]] > 0
+    last = json.loads(sandbox.log.read_text("utf-8").splitlines()[-1])
+    assert (last["kind"], last["text"], last["http_status"], last["told"]) == ("enrolment", "code-1", status, None)
+
+
+def test_the_desk_waits_no_longer_than_a_door(sandbox: Sandbox) -> None:
+    """An answer that comes late registers nobody."""
+    ended = threading.Event()
+
+    def late(_: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        ended.wait(10)
+        return 200, {"aggregatorId": "m"}
+
+    sandbox.receiver.answers["/member-validation"] = late
+    said = sandbox.do("register", aggregator_id="code-1").json()
+    ended.set()
+    assert (said["http_status"], said["customer_id"]) == (None, None) and said["ms"] >= 750
+    assert said["note"] == "no answer within 750 ms; the call was cancelled"
 
 
 @pytest.mark.parametrize(
@@ -396,6 +451,8 @@ def test_the_desk_s_forms(page: Page, sandbox: Sandbox) -> None:
     page.fill("#register input", "code-2")
     page.click("#register button")
     page.wait_for_selector("#register output >> text=Zoë Nowak is now customer")
+    page.wait_for_selector("#enrolled tr:first-child >> text=registered")
+    page.wait_for_selector("#enrolled tr:first-child >> text=p-2")
     page.fill("#customer input", "77")
     page.click("#customer button")
     page.wait_for_selector("#customer output >> text=customer 77 is not in")

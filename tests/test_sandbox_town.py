@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from guestgate import members, studios
 from guestgate.directory import INBOUND, load_plans
 from guestgate.errors import OperationError, UsageError
 from guestgate.sandbox import export, setup
-from guestgate.sandbox.arrivals import HOURS, Load, jumps, taps
+from guestgate.sandbox.arrivals import HOURS, Load, enrolments, jumps, taps
 from guestgate.sandbox.town import PLAN_WEIGHTS, Town, TownSpec
 
 # Nothing here differs from one database to another.
@@ -148,6 +149,34 @@ def test_a_day_can_be_repeated() -> None:
     met = Counter(tap.fault.name for tap in taps(TOWN, rough))
     assert 0.003 < met["cut"] / met.total() < 0.03 and 0.01 < met["cancel"] / met.total() < 0.06
     assert list(taps(TOWN, Load(40, 30, seed=9))) != list(taps(TOWN, calm))
+
+
+def test_some_register_before_they_first_come_in() -> None:
+    """Once each, those whom the chain does not know yet, most with a code; the same seed is the same day."""
+    town = Town(TownSpec(seed=3, members=3000))
+    load = Load(60, 60, seed=2, faults=frozenset({"cut", "cancel"}))
+    planned = list(enrolments(town, load))
+    assert planned == list(enrolments(town, load)) != list(enrolments(town, replace(load, seed=3)))
+    assert [one.due_s for one in planned] == sorted(one.due_s for one in planned)
+    assert [one.number for one in planned] == list(range(len(planned)))
+    first: dict[tuple[str, int], float] = {}
+    for tap in taps(town, load):
+        first.setdefault((tap.studio.tenant, tap.customer_id), tap.due_s)
+    who = [(one.studio.tenant, one.customer_id) for one in planned]
+    assert len(set(who)) == len(who) > 100
+    for one in planned:
+        assert one.customer_id is not None and one.due_s <= first[one.studio.tenant, one.customer_id]
+        if one.member_id is not None:
+            assert one.studio.tenant not in town.by_id[one.member_id].customers and one.text == one.member_id
+        else:
+            assert one.text not in town.by_id and not one.with_code
+    coded, wrong = (
+        sum(map(test, planned)) for test in (lambda one: one.with_code, lambda one: one.member_id is None)
+    )
+    assert 0.6 < coded / len(planned) < 0.95 and 0 < wrong / len(planned) < 0.1
+    calm = list(enrolments(town, replace(load, faults=frozenset())))
+    assert [one[:-1] for one in calm] == [one[:-1] for one in planned]
+    assert {one.fault.name for one in calm} == {None} != {one.fault.name for one in planned}
 
 
 def test_cards_are_sometimes_wrong_and_tapped_again() -> None:

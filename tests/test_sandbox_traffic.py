@@ -21,7 +21,7 @@ from towns import log_of, recorded, run
 
 from guestgate.cli.town import faults_of
 from guestgate.sandbox.arrivals import FAULTS, MORNING_H, Load, taps
-from guestgate.sandbox.door import CANCEL_AFTER_S, Desk, Tap
+from guestgate.sandbox.door import CANCEL_AFTER_S, Desk, Inquiry, Reception, Tap
 from guestgate.sandbox.journal import Journal
 from guestgate.sandbox.platform import Endpoints, Platform
 from guestgate.sandbox.report import LIMIT_MS, Latencies, Report
@@ -170,6 +170,7 @@ def test_a_log_that_cannot_be_written_ends_the_day(served: Gate) -> None:
     "line",
     [
         *("[]", "{}", "7", '{"kind": "run"}', '{"kind": "call"}', '{"kind": "call", "at": 5}'),
+        '{"kind": "enrolment"}',
         *('{"kind": "clock", "at": 5, "ahead_s": 1}', '{"kind": "webhook"}', '{"kind": "ca'),
         '{"kind": "clock", "at": "2026-01-01T00:00:00Z", "ahead_s": 1e300}',
     ],
@@ -208,6 +209,9 @@ def test_an_audit_of_nothing(home: Gate, tmp_path: Path) -> None:
         (("serve", "--url", "https://localhost/", "--faults", "clock"), "--faults clock: only sandbox traffic"),
         (("traffic", "--town", "nowhere"), "--town: nowhere/town.json"),
         (("traffic", "--url", "gate"), "--url: "),
+        (("traffic", "--url", "https://localhost/", "--codes"), "--codes: give --member-validation-url"),
+        (("serve", "--url", "https://localhost/", "--codes"), "--codes: give --member-validation-url"),
+        (("enrol", "m", "--studio", "s1", "--url", "gate"), "--url: "),
         (("traffic", "--rate", "0"), "--rate"),
         (("serve", "--url", "gate"), "--url: "),
         (("serve", "--url", "https://localhost/", "--ca", "nowhere.pem"), "--ca: nowhere.pem"),
@@ -255,5 +259,20 @@ def test_what_a_fault_met_is_counted_apart() -> None:
     figures = report.as_dict()
     assert (figures["calls"], figures["undelivered"], figures["faults"]) == (3, 2, {"cut": 1, "cancel": 1})
     assert figures["undelivered_why"] == {"status 503": 1, "no answer: the connection was cut": 1}
-    assert "2 undelivered: 1 status 503" in report.text()
+    assert "2 undelivered: 1 status 503" in report.text() and "desks:" not in report.text()
     assert "&lt;&amp;&gt;" in report.svg("<&>")
+
+
+def test_what_desks_saw_is_counted_apart() -> None:
+    """An answer that is no use is undelivered, like a fault; one that a fault met is not."""
+    report = Report(Counter())
+    report.enrol(Inquiry(Reception.REGISTERED, 200, 5.0, {"aggregatorId": "m"}), None)
+    report.enrol(Inquiry(Reception.NOT_FOUND, 404, 5.0, {}, "this member may not register here"), None)
+    report.enrol(Inquiry(Reception.ERROR, 200, 5.0, {}, "email is null; what is not known is left out"), None)
+    report.enrol(Inquiry(Reception.ERROR, 503, 5.0, {}, "try again"), None)
+    report.enrol(Inquiry(Reception.ERROR, None, 5.0, {}, "no answer: the connection was cut"), "cut")
+    figures = report.as_dict()
+    assert list(figures["enrolments"].values()) == [1, 1, 2] and figures["calls"] == 0
+    assert (figures["undelivered"], figures["faults"]) == (2, {"cut": 1})
+    assert set(figures["undelivered_why"]) == {"email is null; what is not known is left out", "status 503"}
+    assert "4 members at the desks: 2 communication error" in report.text()

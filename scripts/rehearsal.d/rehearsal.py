@@ -62,6 +62,7 @@ def rehearse(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         memory.watch("server", process.pid)
         arguments = ["--town", "town", "--url", f"https://localhost:{port}/checkin-validation", "--ca", "cert.pem"]
         arguments += ["--rate", str(options.rate), "--for", str(options.seconds), "--seed", str(options.seed)]
+        arguments += ["--member-validation-url", f"https://localhost:{port}/member-validation", "--codes"]
         arguments += ["--webhook-url", f"https://localhost:{port}/webhook", "--faults", options.faults]
         arguments += ["--clock-file", "clock", "--log", "run.jsonl", "--svg", "run.svg", "--json"]
         driver = start(folder, "sandbox", "traffic", *arguments, stdout=subprocess.PIPE)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import structlog
 
+from guestgate.call import Call
 from guestgate.ledger import Answer, Ticket
 from guestgate.ledger_process import LedgerRole
 from guestgate.ledger_queue import LedgerQueue
@@ -32,30 +32,7 @@ SHARE = 0.5
 log = structlog.get_logger()
 
 
-@dataclass(slots=True, eq=False)
-class Call:
-    """One check-in on its way. ``started`` and ``deadline`` are instants of the event loop's clock.
-
-    ``ruled`` are the ledgers that have decided and are still to be told how the answer left, each with its ruling.
-    """
-
-    checkin: CheckIn
-    started: float
-    deadline: float
-    claim: asyncio.Future[Ruling]
-    asked: int = 0
-    handed_over: bool = False
-    ruled: list[tuple[LedgerQueue, Ruling]] = field(default_factory=list)
-    answered: tuple[Ruling, int | None, float] | None = None
-
-    def expire(self) -> None:
-        """The deadline has come: whatever a ledger says later, the answer is that nobody could decide."""
-        self.take(_undecided(self.checkin))
-
-    def take(self, ruling: Ruling) -> None:
-        """Claim the answer, unless that has been done."""
-        if not self.claim.done():
-            self.claim.set_result(ruling)
+CheckInCall = Call[CheckIn, Ruling]
 
 
 class Authorizer:
@@ -76,7 +53,7 @@ class Authorizer:
         self._metrics = metrics
         self._metrics.queue_depth.set_function(lambda: sum(len(queue) for queue in self._queues))
         self._undelivered_log = Throttle(UNDELIVERED_LINES_PER_S)
-        self._calls: dict[str, Call] = {}
+        self._calls: dict[str, CheckInCall] = {}
         self._shared = LedgerQueue(shared, self._deliver, self._shared_checked, on_failure, self._under_way)
         self._queues = [self._shared]
         # Who answers member validations; they have no other ledger.
@@ -116,72 +93,72 @@ class Authorizer:
         """When to `hand_over`, in seconds after a call's start; None where nobody stands in."""
         return None if self._stand_in is None else self._share_s
 
-    def call(self, checkin: CheckIn, started: float, deadline: float) -> Call:
+    def call(self, checkin: CheckIn, started: float, deadline: float) -> CheckInCall:
         """A check-in that has to be answered by `deadline`."""
-        return Call(checkin, started, deadline, self._loop.create_future())
+        return Call(checkin, started, deadline, _undecided, self._loop.create_future())
 
-    async def authorize(self, call: Call) -> Ruling:
+    async def authorize(self, call: CheckInCall) -> Ruling:
         """The ruling to answer with; undecided once `Call.expire` has been called at the deadline.
 
         A ledger's decision belongs to nobody's request: it is made and recorded even where the caller has
         hung up. Say afterwards with `left` how the answer left.
         """
-        self._calls[call.checkin.id] = call
+        self._calls[call.asked.id] = call
         share_ends = call.started + self._share_s
         if self._watch is None:
-            self._ask(self._shared, Ticket(call.checkin, call.deadline), call)
+            self._ask(self._shared, Ticket(call.asked, call.deadline), call)
         elif self._past_shared(call, share_ends):
             self._hand_over(call)
         else:
-            self._ask(self._shared, Ticket(call.checkin, share_ends), call)
+            self._ask(self._shared, Ticket(call.asked, share_ends), call)
         ruling = await call.claim
         if self._loop.time() >= call.deadline:
-            return _undecided(call.checkin)  # a late yes would open no door, but use up a visit
+            return _undecided(call.asked)  # a late yes would open no door, but use up a visit
         return ruling
 
-    def _past_shared(self, call: Call, share_ends: float) -> bool:
+    def _past_shared(self, call: CheckInCall, share_ends: float) -> bool:
         """Whether not to ask the shared ledger: it is of no use, or does not know yet of the person's last visit."""
         assert self._watch is not None
         return (
             self._watch.stands_in
             or self._shared.is_full
             or self._loop.time() >= share_ends
-            or bool(self._watch.not_carried_over.of(call.checkin))
+            or bool(self._watch.not_carried_over.of(call.asked))
         )
 
-    def share_over(self, call: Call) -> None:
+    def share_over(self, call: CheckInCall) -> None:
         """The shared ledger has had its share of the time."""
         if self._watch is not None and not call.claim.done() and not call.handed_over:
             self._watch.missed()
             self._hand_over(call)
 
-    def _hand_over(self, call: Call) -> None:
+    def _hand_over(self, call: CheckInCall) -> None:
         """Ask the ledger that stands in."""
         assert self._watch is not None and self._stand_in is not None
         call.handed_over = True
-        self._ask(self._stand_in, Ticket(call.checkin, call.deadline, self._watch.not_copied.of(call.checkin)), call)
+        self._ask(self._stand_in, Ticket(call.asked, call.deadline, self._watch.not_copied.of(call.asked)), call)
 
-    def _ask(self, queue: LedgerQueue, ticket: Ticket, call: Call) -> None:
-        call.asked += 1
+    def _ask(self, queue: LedgerQueue, ticket: Ticket, call: CheckInCall) -> None:
+        call.ledgers += 1
         if not queue.is_full:
             queue.add(ticket)
             return
         given_up = queue.turn_away(ticket)
         if given_up is not None:
             self._calls.pop(given_up, None)
-        call.take(_undecided(call.checkin))
+        call.take(_undecided(call.asked))
 
-    def left(self, call: Call, ruling: Ruling, http_status: int | None) -> None:
+    def left(self, call: CheckInCall, ruling: Ruling, http_status: int | None) -> None:
         """The answer has been written with this status; None: the caller was gone, nothing was written."""
         answer_ms = round((self._loop.time() - call.started) * 1000, 1)
         call.answered = ruling, http_status, answer_ms
-        self._metrics.answered(ruling, call.checkin, answer_ms / 1000, arrived=http_status is not None)
+        self._metrics.answered(ruling, call.asked, answer_ms / 1000, arrived=http_status is not None)
         log.debug(
             "answered",
             decision=ruling.id,
             outcome=ruling.outcome.value,
             reason=ruling.reason.value,
-            studio=call.checkin.studio_id,
+            studio=call.asked.studio_id,
             http_status=http_status,
             answer_ms=answer_ms,
         )
@@ -209,7 +186,7 @@ class Authorizer:
             if call is None:
                 continue
             if ruling.outcome is not Outcome.UNDECIDED or self._stand_in is None:
-                call.ruled.append((self._shared, ruling))
+                call.found.append((self._shared, ruling))
                 if self._watch is not None:
                     _remember(call, ruling, self._watch.not_copied)
                     if not call.handed_over:
@@ -225,21 +202,21 @@ class Authorizer:
             call = self._calls.get(ruling.id)
             if call is None:
                 continue
-            call.ruled.append((self._stand_in, ruling))
+            call.found.append((self._stand_in, ruling))
             _remember(call, ruling, self._watch.not_carried_over)
             if self._claim(call, ruling):
                 self._metrics.stood_in.labels(ruling.outcome).inc()
 
-    def _claim(self, call: Call, ruling: Ruling) -> bool:
+    def _claim(self, call: CheckInCall, ruling: Ruling) -> bool:
         """Answer with a decision; that there is none is the answer only once nobody else is at it.
 
         False where this is not what is answered.
         """
-        call.asked -= 1
-        is_first = not call.claim.done() and (ruling.outcome is not Outcome.UNDECIDED or not call.asked)
+        call.ledgers -= 1
+        is_first = not call.claim.done() and (ruling.outcome is not Outcome.UNDECIDED or not call.ledgers)
         if is_first:
             call.take(ruling)
-        if not call.asked:
+        if not call.ledgers:
             del self._calls[ruling.id]
         self._join(call)
         return is_first
@@ -256,36 +233,36 @@ class Authorizer:
         assert self._watch is not None
         self._watch.lost()
 
-    def _join(self, call: Call) -> None:
+    def _join(self, call: CheckInCall) -> None:
         """Once both are known, the record learns how the answer to this decision left."""
-        if call.answered is None or not call.ruled:
+        if call.answered is None or not call.found:
             return
         sent, http_status, answer_ms = call.answered
-        for queue, ruling in call.ruled:
+        for queue, ruling in call.found:
             undelivered = http_status is None or ruling.outcome is not sent.outcome
             if undelivered and (http_status is None or sent.outcome is Outcome.UNDECIDED):
                 self._not_delivered(call, http_status, answer_ms)
             queue.tell(Answer(ruling.id, http_status, answer_ms, undelivered))
             if undelivered and ruling.reason is Reason.OK and self._watch is not None:
                 recent = self._watch.not_copied if queue is self._shared else self._watch.not_carried_over
-                recent.remove(call.checkin)
-        call.ruled.clear()
+                recent.remove(call.asked)
+        call.found.clear()
 
-    def _not_delivered(self, call: Call, http_status: int | None, answer_ms: float) -> None:
+    def _not_delivered(self, call: CheckInCall, http_status: int | None, answer_ms: float) -> None:
         self._metrics.undelivered.inc()
         if self._undelivered_log.lets_through():
             log.warning(
                 "an answer was not delivered",
-                decision=call.checkin.id,
-                studio=call.checkin.studio_id,
+                decision=call.asked.id,
+                studio=call.asked.studio_id,
                 http_status=http_status,
                 answer_ms=answer_ms,
             )
 
 
-def _remember(call: Call, ruling: Ruling, recent: RecentVisits) -> None:
+def _remember(call: CheckInCall, ruling: Ruling, recent: RecentVisits) -> None:
     if ruling.reason is Reason.OK:
-        recent.add(call.checkin)
+        recent.add(call.asked)
 
 
 def _undecided(checkin: CheckIn) -> Ruling:

@@ -1,11 +1,13 @@
 """May this member register at this studio? The platform asks before its staff hand out a medium.
 
 Pure. The rules are the door's own, as far as they are about who somebody is: whoever could not come in today for
-that reason cannot register today. Hours, gaps and limits are a visit's business.
+that reason cannot register today. Hours, gaps and limits are a visit's business. Whom we make known to the platform
+ourselves may also be somebody who can come in later.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -40,6 +42,8 @@ class Finding(StrEnum):
 _OUTCOMES = {Finding.OK: Outcome.ALLOWED, Finding.UNAVAILABLE: Outcome.UNDECIDED}
 # What somebody who guesses gets; a studio has only so many of them.
 MISSES = (Finding.CODE_USED, Finding.CODE_EXPIRED, Finding.UNKNOWN_MEMBER)
+# What need not last: a studio opens again, a membership begins.
+NOT_YET = (Finding.STUDIO_INACTIVE, Finding.MEMBERSHIP_NOT_STARTED)
 
 
 class Question(NamedTuple):
@@ -71,13 +75,22 @@ class Reply(NamedTuple):
 
 def may_register(studio: Studio, member: Member | None, at: datetime) -> Finding:
     """What is found of a member, None where nobody is known by that id, at a studio at an instant."""
+    return next(_denials(studio, member, at), Finding.OK)
+
+
+def may_be_made_known(studio: Studio, member: Member, at: datetime) -> Finding:
+    """The same before the platform asks: of who may come in there now or later."""
+    return next((finding for finding in _denials(studio, member, at) if finding not in NOT_YET), Finding.OK)
+
+
+def _denials(studio: Studio, member: Member | None, at: datetime) -> Iterator[Finding]:
+    """Everything that stands in the way, in order of precedence."""
     today = at.astimezone(studio.timezone).date()
     for verdict in judge(Facts(studio, member), at, today):
         if verdict.rule is Reason.REENTRY:  # from here on it is about visits
-            break
+            return
         if verdict.effect is Effect.DENIES:
-            return Finding(verdict.rule.value)
-    return Finding.OK
+            yield Finding(verdict.rule.value)
 
 
 def unanswered(question: Question) -> Reply:

@@ -6,10 +6,10 @@ Lives in the event loop. Nobody stands in here: a node's copy knows nothing pers
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 import structlog
 
+from guestgate.call import Call
 from guestgate.eligibility import Question, Reply, unanswered
 from guestgate.ledger import Answer
 from guestgate.ledger_queue import LedgerQueue
@@ -19,25 +19,7 @@ from guestgate.model import Outcome
 log = structlog.get_logger()
 
 
-@dataclass(slots=True, eq=False)
-class Validation:
-    """One question on its way. ``started`` and ``deadline`` are instants of the event loop's clock."""
-
-    question: Question
-    started: float
-    deadline: float
-    claim: asyncio.Future[Reply]
-    recorded: Reply | None = None
-    answered: tuple[Reply, int | None, float] | None = None
-
-    def expire(self) -> None:
-        """The deadline has come: whatever the ledger says later, the answer is that it could not be found out."""
-        self.take(unanswered(self.question))
-
-    def take(self, reply: Reply) -> None:
-        """Claim the answer, unless that has been done."""
-        if not self.claim.done():
-            self.claim.set_result(reply)
+Validation = Call[Question, Reply]
 
 
 class Validator:
@@ -50,20 +32,21 @@ class Validator:
 
     def call(self, question: Question, started: float, deadline: float) -> Validation:
         """A question that has to be answered by `deadline`."""
-        return Validation(question, started, deadline, self._loop.create_future())
+        return Call(question, started, deadline, unanswered, self._loop.create_future())
 
     async def validate(self, call: Validation) -> Reply:
         """The reply to answer with; say afterwards with `left` how the answer left."""
 
         def replied(reply: Reply) -> None:
-            call.recorded = reply
+            if reply.outcome is not Outcome.UNDECIDED:
+                call.found.append((self._ledger, reply))
             call.take(reply)
             self._join(call)
 
-        self._ledger.ask(call.question, call.deadline, replied)
+        self._ledger.ask(call.asked, call.deadline, replied)
         reply = await call.claim
         # Who gets a late answer has given up; a code that it used up is taken once more from the same studio.
-        return reply if self._loop.time() < call.deadline else unanswered(call.question)
+        return reply if self._loop.time() < call.deadline else unanswered(call.asked)
 
     def left(self, call: Validation, reply: Reply, http_status: int | None) -> None:
         """The answer has been written with this status; None: the caller was gone, nothing was written."""
@@ -72,10 +55,10 @@ class Validator:
         self._metrics.validated(reply.finding, answer_ms / 1000)
         log.debug(
             "a member validation was answered",
-            validation=call.question.id,
+            validation=call.asked.id,
             outcome=reply.outcome.value,
             reason=reply.finding.value,
-            studio=call.question.studio_id,
+            studio=call.asked.studio_id,
             http_status=http_status,
             answer_ms=answer_ms,
         )
@@ -83,8 +66,10 @@ class Validator:
 
     def _join(self, call: Validation) -> None:
         """Once both are known, the record learns how the answer to this question left."""
-        if call.answered is None or call.recorded is None or call.recorded.outcome is Outcome.UNDECIDED:
+        if call.answered is None:
             return
         sent, http_status, answer_ms = call.answered
-        undelivered = http_status is None or sent.outcome is not call.recorded.outcome
-        self._ledger.tell(Answer(call.question.id, http_status, answer_ms, undelivered))
+        for ledger, reply in call.found:
+            undelivered = http_status is None or sent.outcome is not reply.outcome
+            ledger.tell(Answer(reply.id, http_status, answer_ms, undelivered))
+        call.found.clear()

@@ -52,13 +52,13 @@ def open_database(config: Path | None) -> Database:
     return Database.open(loaded.database, fence=loaded.fence)
 
 
-def own_url(loaded: settings.Settings) -> str:
-    """The endpoint of the server with this configuration, on this machine."""
+def own_url(loaded: settings.Settings, path: str | None = None) -> str:
+    """The endpoint of the server with this configuration, on this machine; check-ins' unless a path is given."""
     if loaded.host.startswith("unix:"):
         raise OperationError("the server listens on a Unix socket; give the proxy's --url")
     scheme = "http" if loaded.behind_proxy else "https"
     host = "localhost" if loaded.host in ("0.0.0.0", "::") else loaded.host  # noqa: S104
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{loaded.port}{loaded.checkin_path}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{loaded.port}{path or loaded.checkin_path}"
 
 
 def print_json(value: Any) -> None:

@@ -30,9 +30,9 @@ from guestgate.cli.common import (
 from guestgate.cli.sandbox import KEY_PATIENCE_S, one_tap
 from guestgate.errors import UsageError
 from guestgate.probe import junit, run
-from guestgate.probe.clauses import CLAUSES
+from guestgate.probe.clauses import asked
 from guestgate.probe.report import Finding, Report, Verdict
-from guestgate.probe.target import Card, Target
+from guestgate.probe.target import Card, MemberValidation, Target
 from guestgate.rehearsal import rehearsal
 
 COLOURS = {
@@ -56,6 +56,13 @@ def probe_command(
         str, typer.Option("--allowed", metavar=CARD, help="A card that may enter, any number of times.")
     ],
     denied: Annotated[str, typer.Option("--denied", metavar=CARD, help="A card that may not enter.")],
+    member_validation_url: Annotated[
+        str | None,
+        typer.Option("--member-validation-url", metavar="URL", help="Probe member validation at this address, too."),
+    ] = None,
+    member: Annotated[
+        str | None, typer.Option("--member", metavar="ID", help="With it: a member who may register.")
+    ] = None,
     key_stdin: KeyStdin = False,
     ca: Annotated[
         Path | None, typer.Option("--ca", metavar="FILE", help="A certificate to trust besides the system's.")
@@ -81,10 +88,13 @@ def probe_command(
         settings.load(config)  # the probe needs no settings; a wrong --config is told all the same
     if not key_stdin:
         raise UsageError("--key-stdin: give it, and the studio's key on standard input")
+    if member is not None and member_validation_url is None:
+        raise UsageError("--member: give --member-validation-url, too, where to ask about them")
     cards = Card.parse(allowed, "--allowed"), Card.parse(denied, "--denied")
+    desk = None if member_validation_url is None else MemberValidation.of(member_validation_url, member)
     if junit_file is not None:
         check_writable(junit_file, "--junit")
-    report = _probe(Target.of(url, read_key(), *cards, ca), calls)
+    report = _probe(Target.of(url, read_key(), *cards, ca, desk), calls)
     if as_json:
         print_json(report.as_dict())
     else:
@@ -136,7 +146,8 @@ def _rehearse(url: str, loaded: settings.Settings, config: Path | None) -> Repor
 
 
 def _probe(target: Target, calls: int) -> Report:
-    with progress_bar("probing", len(CLAUSES)) as told:
+    clauses = asked(of_members=target.member_validation is not None)
+    with progress_bar("probing", len(clauses)) as told:
         return asyncio.run(run.probe(target, calls, told))
 
 

@@ -23,15 +23,18 @@ from guestgate.cli.common import (
     progress_bar,
     say,
     show,
+    who,
     write_file,
 )
+from guestgate.contract import VALIDATION_PATH
 from guestgate.errors import UsageError
 from guestgate.sandbox import export as town_files
 from guestgate.sandbox import journal, open_api, server
 from guestgate.sandbox.arrivals import DAY_S, FAULTS, MORNING_H, Load
 from guestgate.sandbox.auditor import Audit
 from guestgate.sandbox.calls import Log
-from guestgate.sandbox.platform import Endpoints, Platform
+from guestgate.sandbox.phones import Phones
+from guestgate.sandbox.platform import Codes, Endpoints, Platform
 from guestgate.sandbox.town import MAX_MEMBERS, MAX_STUDIOS, Town, TownSpec
 from guestgate.sandbox.traffic import Traffic
 
@@ -46,6 +49,13 @@ Url = Annotated[
     str | None, typer.Option("--url", metavar="URL", help="The endpoint; else this configuration's server.")
 ]
 Ca = Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="A certificate to trust besides the system's.")]
+MemberValidationUrl = Annotated[
+    str | None,
+    typer.Option("--member-validation-url", metavar="URL", help="Where to ask about members who register."),
+]
+CodesFromHere = Annotated[
+    bool, typer.Option("--codes", help="They show codes, made with this configuration; else they tell their ids.")
+]
 WebhookUrl = Annotated[
     str | None, typer.Option("--webhook-url", metavar="URL", help="Where to send webhooks; else nowhere.")
 ]
@@ -133,6 +143,8 @@ def traffic(
     ] = 60,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed is another day.")] = 1,
     faults: Faults = None,
+    member_validation_url: MemberValidationUrl = None,
+    codes: CodesFromHere = False,
     webhook_url: WebhookUrl = None,
     clock_file: Annotated[
         Path | None,
@@ -146,13 +158,17 @@ def traffic(
     """Let a town's members check in, and report what the desks saw and how long answers took.
 
     People come when they come: a slow endpoint does not slow them down. Hours of the day have their rush; some
-    tap twice, some have the wrong card, some have no patience. The same seed is the same day. Ctrl-C ends the
-    day early, with its report.
+    tap twice, some have the wrong card, some have no patience. Some register at the desk before they first come in:
+    at --member-validation-url, or without --url at this configuration's server. The same seed is the same day.
+    Ctrl-C ends the day early, with its report.
 
     [dim]guestgate sandbox traffic --town town --rate 50 --for 60 --faults cut,cancel --log run.jsonl[/dim]
     """
     loaded = settings.load(config)
-    endpoints = Endpoints(own_url(loaded) if url is None else url, None, webhook_url, ca or loaded.tls_cert)
+    if url is None:
+        url, member_validation_url = own_url(loaded), member_validation_url or own_url(loaded, VALIDATION_PATH)
+    endpoints = Endpoints(url, member_validation_url, webhook_url, ca or loaded.tls_cert)
+    phones = _phones(config, member_validation_url) if codes else None
     no_clock = "give --clock-file FILE, the one that libfaketime reads for the endpoint"
     chosen = faults_of(faults, _missing(webhook_url, None if clock_file else no_clock))
     load = Load(rate, seconds, seed, chosen)
@@ -160,7 +176,9 @@ def traffic(
         check_writable(svg, "--svg")
     ended = 0
     with journal.Journal(log) as written, progress_bar("a day in town (s)", seconds) as progress:
-        platform = Platform(town_of(town), endpoints, written, seed=seed, faulty_webhooks="webhooks" in chosen)
+        platform = Platform(
+            town_of(town), endpoints, written, seed=seed, faulty_webhooks="webhooks" in chosen, codes=phones
+        )
         setting = clock_file if "clock" in chosen else None
         run = Traffic(platform, load, clock_file=setting, on_tap=lambda due_s: progress(int(due_s)))
         try:
@@ -178,6 +196,13 @@ def traffic(
     raise typer.Exit(ended)
 
 
+def _phones(config: Path | None, member_validation_url: str | None) -> Codes:
+    """Makes codes in the configuration's database. Raises UsageError where nobody would be asked about them."""
+    if member_validation_url is None:
+        raise UsageError("--codes: give --member-validation-url, too, where to ask about them")
+    return Phones(open_database(config), who()).code
+
+
 async def _drive(platform: Platform, run: Traffic) -> None:
     async with platform:
         platform.activated.update(studio.id for studio in platform.town.studios)
@@ -189,10 +214,8 @@ def serve(
     town: TownFolder = None,
     ca: Ca = None,
     port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535, help="On this machine only.")] = 8500,
-    member_validation_url: Annotated[
-        str | None,
-        typer.Option("--member-validation-url", metavar="URL", help="Where to ask about members who register."),
-    ] = None,
+    member_validation_url: MemberValidationUrl = None,
+    codes: CodesFromHere = False,
     webhook_url: WebhookUrl = None,
     rate: Annotated[
         float,
@@ -219,8 +242,11 @@ def serve(
     endpoints = Endpoints(url, member_validation_url, webhook_url, ca or loaded.tls_cert)
     chosen = faults_of(faults, _missing(webhook_url, "only sandbox traffic can set the endpoint's clock"))
     load = Load(rate, DAY_S, seed, chosen, MORNING_H) if rate else None
+    phones = _phones(config, member_validation_url) if codes else None
     with journal.Journal(log) as written:
-        platform = Platform(town_of(town), endpoints, written, seed=seed, faulty_webhooks="webhooks" in chosen)
+        platform = Platform(
+            town_of(town), endpoints, written, seed=seed, faulty_webhooks="webhooks" in chosen, codes=phones
+        )
         written.run(platform.town)
         troubles = open_api.troubles(seed) if open_api_faults else None
         asyncio.run(server.serve(platform, port, load, lambda: _announce(platform, port, as_json), troubles))
@@ -248,7 +274,7 @@ def audit(
     """Work out what each answer and each visit should have been, and compare that with guestgate's record.
 
     Uses the sandbox's logs, the town's plans and rules of its own, not those that decide at the door. The record
-    has to hold the town's check-ins and no others. Exit status 1 where anything differs.
+    has to hold the town's check-ins and member validations and no others. Exit status 1 where anything differs.
 
     [dim]guestgate sandbox audit run.jsonl[/dim]
     """
@@ -261,7 +287,8 @@ def audit(
     with open_database(config).read() as connection:
         decisions = [row for _, row in record.decisions(connection, record.Filter())]
         visits = [row for _, row in record.visits(connection, record.Filter(), payable_requires=requires)]
-    findings = Audit(Town(log.spec), log, decisions, visits, requires).run()
+        validations = [row for _, row in record.validations(connection, record.Filter())]
+    findings = Audit(Town(log.spec), log, decisions, visits, validations, requires).run()
     if as_json:
         print_json(findings.as_dict())
     else:
@@ -273,6 +300,8 @@ def audit(
             f"{findings.calls} calls ({findings.answered} answered), {findings.decisions} decisions, "
             f"{findings.visits} visits ({findings.taken_back} taken back)"
         )
+        if findings.enrolments or findings.validations:
+            say(f"{findings.enrolments} members at the desks, {findings.validations} member validations")
         agrees = not findings.problems
         console.print("[green]everything agrees[/]" if agrees else f"[red]{len(findings.problems)} differences[/]")
     if findings.problems:

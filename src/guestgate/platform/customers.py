@@ -8,20 +8,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import date
 from itertools import islice
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, insert, select
 
-from guestgate import clock, members, schema, studios
+from guestgate import clock, members, schema, studios, words
 from guestgate.bulk import BulkSelect
 from guestgate.database import Database
-from guestgate.directory import load_plans, tags_of
+from guestgate.directory import load_plans, studio_of
+from guestgate.eligibility import Finding, may_be_made_known
 from guestgate.errors import ConflictError, NotFoundError, OperationError, PlatformError, UsageError
+from guestgate.facts import member_of
 from guestgate.members import MemberRow
-from guestgate.model import Plan, Status
+from guestgate.model import Reason
 from guestgate.platform.client import OpenApiClient
 from guestgate.rows import BadRow, BadRows, in_memory
 
@@ -31,7 +31,9 @@ NEEDED = ("first_name", "last_name")
 ABOUT_THE_MEMBER = (400, 409, 422)
 
 _m, _c, _h = schema.members.c, schema.customers.c, schema.customer_chains.c
-_members = BulkSelect(_m.id, _m.plan_id, _m.status, _m.valid_until, _m.profile, among=_m.id)
+_members = BulkSelect(
+    *(_m.id, _m.plan_id, _m.status, _m.valid_from, _m.valid_until, _m.cycle_anchor, _m.profile), among=_m.id
+)
 
 
 @dataclass
@@ -124,33 +126,20 @@ class CustomerMaker:
 
     def _known(self, connection: Connection, ids: list[str]) -> dict[str, _Known]:
         """Those of the members who exist."""
-        studio = studios.require(connection, self._client.studio_id)
-        today = clock.now().astimezone(ZoneInfo(studio.timezone)).date()
-        plans, tags = load_plans(connection), tags_of(studio.tags)
+        studio = studio_of(studios.require(connection, self._client.studio_id))
+        now, plans = clock.now(), load_plans(connection)
         at_the_chain = select(_c.member_id, _c.customer_id).join(
             schema.customer_chains, _h.customer_id == _c.customer_id
         )
         found = connection.execute(at_the_chain.where(_c.member_id.in_(ids), _h.base_url == self._client.base_url))
         customer_of = {row.member_id: row.customer_id for row in found}
-        return {
-            member_id: _Known(
-                customer_of.get(member_id),
-                _why_not(plans[plan_id], tags, status, valid_until, today),
-                json.loads(profile),
-            )
-            for member_id, plan_id, status, valid_until, profile in _members(connection, ids)
-        }
-
-
-def _why_not(plan: Plan, tags: frozenset[str], status: str, valid_until: str | None, today: date) -> str | None:
-    """Why the platform need not know of a member; None where they may come in now or later."""
-    if status != Status.ACTIVE.value:
-        return f"the membership is {status}"
-    if valid_until is not None and date.fromisoformat(valid_until) < today:
-        return "the membership has ended"
-    if plan.studio_tags is not None and plan.studio_tags.isdisjoint(tags):
-        return f"the studio is not in plan {plan.id}"
-    return None
+        known = {}
+        for *facts, profile in _members(connection, ids):
+            member = member_of(plans, *facts)
+            finding = may_be_made_known(studio, member, now)
+            why_not = None if finding is Finding.OK else words.REASONS[Reason(finding.value)]
+            known[member.id] = _Known(customer_of.get(member.id), why_not, json.loads(profile))
+        return known
 
 
 def link(connection: Connection, member_id: str, customer_id: int, base_url: str) -> None:

@@ -8,14 +8,14 @@ import html
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
 
 from guestgate import clock
 from guestgate.probe.target import Card, Target
-from guestgate.sandbox.door import CONTENT_TYPE
+from guestgate.sandbox.door import CONTENT_TYPE, object_of
 from guestgate.texts import printable
 
 # Longer than the platform waits, so that a slow endpoint fails where slowness is asked about and nowhere else.
@@ -61,7 +61,7 @@ class Outcome:
     """What came back. ``status`` is None where no whole answer did; ``text`` is for people and has no key in it.
 
     ``connection`` is our own end of the connection, the same for calls that shared one; ``broken_off`` says that it
-    ended before an answer did.
+    ended before an answer did. ``content`` is the body where that is a JSON object.
     """
 
     status: int | None
@@ -69,6 +69,7 @@ class Outcome:
     ms: float
     connection: object = None
     broken_off: bool = False
+    content: dict[str, Any] | None = field(default=None, repr=False)
 
 
 class EndlessBodyError(Exception):
@@ -104,7 +105,7 @@ class Caller:
     async def call(self, call: Call, url: httpx.URL | None = None) -> Outcome:
         """One call, on the endpoint unless another URL is given. Never raises for what the other side does."""
         started = clock.monotonic()
-        status, end, broken_off = None, None, False
+        status, end, broken_off, content = None, None, False, None
         try:
             async with (
                 asyncio.timeout(PATIENCE_S),
@@ -124,8 +125,9 @@ class Caller:
             text = f"no answer: {str(error).rstrip('.') or type(error).__name__}"
         else:
             text = self._told(call, response, body.decode("utf-8", "replace"))
+            content = object_of(body)
         ms = (clock.monotonic() - started) * 1000
-        return Outcome(status, _shown(self._keys_of(call).sub("(a key)", text)), ms, end, broken_off)
+        return Outcome(status, _shown(self._keys_of(call).sub("(a key)", text)), ms, end, broken_off, content)
 
     def _told(self, call: Call, response: httpx.Response, body: str) -> str:
         """Status, where it leads, and the body; notes an echo of a key."""
@@ -167,3 +169,9 @@ def _shown(text: str) -> str:
 def checkin(card: Card, key: str) -> Call:
     """A check-in just as the platform makes it."""
     return Call(card.body(), Token("the key", key))
+
+
+def question(aggregator_id: str, key: str) -> Call:
+    """A member validation just as the platform makes it."""
+    body = json.dumps({"aggregatorId": aggregator_id}, ensure_ascii=False).encode("utf-8", "replace")
+    return Call(body, Token("the key", key))

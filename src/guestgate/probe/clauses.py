@@ -11,6 +11,7 @@ THE_CALL = "The call"
 THE_CHECKS = "The checks, in this order"
 THE_ANSWER = "The answer"
 WHO_IS_MEANT = "Who is meant"
+MEMBER_VALIDATION = "Member validation"
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,88 @@ NOT_ECHOED = Clause(
     THE_ANSWER,
 )
 
+MEMBER_REDIRECT = Clause(
+    "member-no-redirect",
+    "answers at this very address",
+    "The platform asks at the registered address and follows nobody elsewhere.",
+    MEMBER_VALIDATION,
+)
+MEMBER_CHARSET = Clause(
+    "member-charset",
+    "takes a Content-Type with a charset",
+    "Every call says Content-Type: application/json; charset=utf-8, as for check-ins.",
+    MEMBER_VALIDATION,
+)
+MEMBER_KNOWN = Clause(
+    "member-known", "knows who may register, with 200", "200 means: may register.", MEMBER_VALIDATION
+)
+MEMBER_DATA = Clause(
+    "member-data",
+    "words a member's data as the contract does",
+    "200 has the aggregatorId that counts from then on, and what is known of the member; the rest is left out.",
+    MEMBER_VALIDATION,
+)
+MEMBER_UNKNOWN = Clause(
+    "member-unknown", "knows nobody by an id of nobody's, with 404", "404 means: may not register.", MEMBER_VALIDATION
+)
+MEMBER_KEY_MISSING = Clause(
+    "member-key-missing",
+    "refuses a question without a key",
+    "The same key as for check-ins; here it guards what is known of people.",
+    MEMBER_VALIDATION,
+)
+MEMBER_KEY_EMPTY = Clause(
+    "member-key-empty",
+    "refuses a question with an empty key",
+    "The same key as for check-ins; an empty one says nothing.",
+    MEMBER_VALIDATION,
+)
+MEMBER_KEY_WRONG = Clause(
+    "member-key-wrong",
+    "refuses a question with a wrong key",
+    "The same key as for check-ins, compared to the letter.",
+    MEMBER_VALIDATION,
+)
+MEMBER_POST_ONLY = Clause(
+    "member-post-only", "takes POST only", "The method is POST, and no other is a question.", MEMBER_VALIDATION
+)
+MEMBER_NOT_JSON = Clause(
+    "member-body-not-json",
+    "refuses a body that is not JSON",
+    "The same body rules as for check-ins: what is no JSON object is the caller's mistake.",
+    MEMBER_VALIDATION,
+)
+MEMBER_FIELD_MISSING = Clause(
+    "member-body-field-missing",
+    "refuses a body that lacks its field",
+    "The body names aggregatorId; without one nobody is asked about.",
+    MEMBER_VALIDATION,
+)
+MEMBER_WRONG_TYPE = Clause(
+    "member-body-wrong-type",
+    "refuses a body with a wrong type",
+    "aggregatorId is a text, a member's id or a code.",
+    MEMBER_VALIDATION,
+)
+MEMBER_STRICTER = Clause(
+    "member-stricter",
+    "is strict about odd questions",
+    "The platform sends nothing of the kind, so this is advice: what nobody means is best refused with 400.",
+    MEMBER_VALIDATION,
+)
+MEMBER_UNKNOWN_PROPERTIES = Clause(
+    "member-unknown-properties",
+    "ignores properties it does not know",
+    "The platform may add to the body at any time; what is new is ignored.",
+    MEMBER_VALIDATION,
+)
+MEMBER_IN_TIME = Clause(
+    "member-in-time",
+    "answers within 750 ms, one question at a time",
+    "The same time as for a check-in; then the desk sees a communication error.",
+    MEMBER_VALIDATION,
+)
+
 CLAUSES = (
     *(REACHABLE, PLAIN_HTTP, TLS_1_2, TLS_1_3, TLS_1_0, TLS_1_1),
     *(CERTIFICATE_CHAIN, CERTIFICATE_NAME, CERTIFICATE_DAYS),
@@ -168,3 +251,15 @@ CLAUSES = (
     *(NOT_JSON, FIELD_MISSING, WRONG_TYPE, STRICTER, UNKNOWN_PROPERTIES, CUSTOMER_64_BIT),
     *(REUSE, IN_TIME, IN_TIME_TOGETHER, NOT_ECHOED),
 )
+# Asked as well where an address for member validation is given.
+MEMBER_CLAUSES = (
+    *(MEMBER_REDIRECT, MEMBER_CHARSET, MEMBER_KNOWN, MEMBER_DATA, MEMBER_UNKNOWN),
+    *(MEMBER_KEY_MISSING, MEMBER_KEY_EMPTY, MEMBER_KEY_WRONG, MEMBER_POST_ONLY),
+    *(MEMBER_NOT_JSON, MEMBER_FIELD_MISSING, MEMBER_WRONG_TYPE, MEMBER_STRICTER, MEMBER_UNKNOWN_PROPERTIES),
+    MEMBER_IN_TIME,
+)
+
+
+def asked(*, of_members: bool) -> tuple[Clause, ...]:
+    """Every clause of a probe in its order; whether a key is repeated is known only at the end."""
+    return (*CLAUSES[:-1], *MEMBER_CLAUSES, CLAUSES[-1]) if of_members else CLAUSES

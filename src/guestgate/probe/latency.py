@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from guestgate import clock
 from guestgate.probe import clauses
-from guestgate.probe.calls import Caller, Outcome, checkin
+from guestgate.probe.calls import Call, Caller, Outcome, checkin
 from guestgate.probe.clauses import Clause
 from guestgate.probe.report import Figures, Finding, Verdict
-from guestgate.probe.target import Card, Target
+from guestgate.probe.target import Target
 
 LIMIT_MS = 750
 TOGETHER = 32
@@ -34,35 +34,35 @@ async def reuse(target: Target, caller: Caller) -> Finding:
     return Finding(clauses.REUSE, verdict, sent, f"answered on {connections} connection{'s' * (connections > 1)}")
 
 
-async def in_time(target: Target, caller: Caller, calls: int, expected: dict[Card, int]) -> Finding:
+async def in_time(clause: Clause, caller: Caller, calls: int, expected: dict[Call, int], what: str) -> Finding:
     """So many calls, one after the other; the first opens the connection.
 
-    `expected` is the status that each card got before; a card that got none is left out.
+    `expected` has the calls that are made in turn, and the status that each got before; `what` names them.
     """
-    return await _measure(clauses.IN_TIME, target, [caller], calls, expected)
+    return await _measure(clause, [caller], calls, expected, what)
 
 
 async def in_time_together(
-    target: Target, callers: Sequence[Caller], calls: int, expected: dict[Card, int], alone: Finding
+    callers: Sequence[Caller], calls: int, expected: dict[Call, int], what: str, alone: Finding
 ) -> Finding:
     """So many calls by 32 callers at a time. Who is late one by one will be late here too.
 
     A platform has its connections open, and opening 32 of them would measure us more than the endpoint; so they
     are open before the clock starts.
     """
-    plain = checkin(target.allowed, target.key)
+    plain = next(iter(expected))
     await asyncio.gather(*(caller.call(plain) for caller in callers))
-    finding = await _measure(clauses.IN_TIME_TOGETHER, target, callers, calls, expected)
+    finding = await _measure(clauses.IN_TIME_TOGETHER, callers, calls, expected, what)
     if finding.verdict is Verdict.FAILED and alone.verdict is Verdict.FAILED:
         return replace(finding, verdict=Verdict.CONSEQUENCE, because=alone.clause)
     return finding
 
 
 async def _measure(
-    clause: Clause, target: Target, callers: Sequence[Caller], calls: int, expected: dict[Card, int]
+    clause: Clause, callers: Sequence[Caller], calls: int, expected: dict[Call, int], what: str
 ) -> Finding:
-    cards = list(expected)
-    outcomes: list[tuple[Card, Outcome]] = []
+    asked = list(expected)
+    outcomes: list[tuple[Call, Outcome]] = []
     numbers = iter(range(calls))
     stop_at = clock.monotonic() + PASS_S
 
@@ -70,13 +70,13 @@ async def _measure(
         for number in numbers:
             if clock.monotonic() > stop_at:
                 return
-            card = cards[number % len(cards)]
-            outcomes.append((card, await caller.call(checkin(card, target.key))))
+            call = asked[number % len(asked)]
+            outcomes.append((call, await caller.call(call)))
 
     await asyncio.gather(*(call_on(caller) for caller in callers))
     figures = _figures([outcome for _, outcome in outcomes])
     unanswered = [outcome for _, outcome in outcomes if outcome.status is None]
-    changed = [outcome for card, outcome in outcomes if outcome.status not in (None, expected[card])]
+    changed = [outcome for call, outcome in outcomes if outcome.status not in (None, expected[call])]
     late = round(figures.over_750_share * figures.calls)
     texts = [
         f"p50 {figures.p50_ms} ms, p99 {figures.p99_ms} ms, worst {figures.worst_ms} ms; "
@@ -90,7 +90,7 @@ async def _measure(
         texts.append(f"ended after {PASS_S} s")
     verdict = Verdict.FAILED if late or changed else Verdict.PASSED
     how = "one after the other" if len(callers) == 1 else f"{len(callers)} at a time"
-    sent = f"{calls} check-ins, {how}, of {'both cards in turn' if len(cards) > 1 else 'the allowed card'}"
+    sent = f"{calls} {what}, {how}"
     return Finding(clause, verdict, sent, "\n".join(texts), figures=figures)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 
 from guestgate import clock
-from guestgate.probe import answers, clauses, latency, transport
+from guestgate.probe import answers, checks, clauses, latency, members, transport
 from guestgate.probe.calls import MIN_ECHO_CHARS, Caller, checkin
 from guestgate.probe.clauses import Clause
 from guestgate.probe.report import Finding, Report, Verdict, consequence
@@ -16,7 +17,6 @@ from guestgate.probe.target import Target
 DEFAULT_CALLS = 100
 MAX_CALLS = 10_000
 CERTIFICATE = (clauses.CERTIFICATE_CHAIN, clauses.CERTIFICATE_NAME, clauses.CERTIFICATE_DAYS)
-HTTP = clauses.CLAUSES[clauses.CLAUSES.index(clauses.REDIRECT) :]
 
 
 async def probe(target: Target, calls: int, told: Callable[[int], object] = lambda _: None) -> Report:
@@ -33,12 +33,14 @@ async def probe(target: Target, calls: int, told: Callable[[int], object] = lamb
 
 
 async def _findings(target: Target, calls: int) -> AsyncIterator[Finding]:
+    asked = clauses.asked(of_members=target.member_validation is not None)
+    http = asked[asked.index(clauses.REDIRECT) :]
     barrier: Clause | None = None
     async for finding in transport.findings(target):
         yield finding
         barrier = barrier or _barrier(finding)
     if barrier is not None:
-        for clause in HTTP:
+        for clause in http:
             yield consequence(clause, barrier, "the key goes only to a server whose certificate is trusted")
         return
     echoes: set[str] = set()
@@ -46,7 +48,7 @@ async def _findings(target: Target, calls: int) -> AsyncIterator[Finding]:
     async with Caller(target, echoes) as caller:
         plain = await caller.call(allowed)
     if plain.status is None:
-        for clause in HTTP:
+        for clause in http:
             if clause is clauses.ALLOWED:
                 yield Finding(clause, Verdict.FAILED, allowed.describe(), plain.text)
             else:
@@ -55,20 +57,26 @@ async def _findings(target: Target, calls: int) -> AsyncIterator[Finding]:
     async with Caller(target, echoes) as caller:
         reuse = await latency.reuse(target, caller)
     # Who closes connections without a word would lose some of the calls below; that has been told then.
-    opened = partial(Caller, target, echoes, keep_alive=reuse.verdict is Verdict.PASSED)
+    keep_alive = reuse.verdict is Verdict.PASSED
+    opened = partial(Caller, target, echoes, keep_alive=keep_alive)
     async with opened() as caller:
         known = {allowed: plain, denied: await caller.call(denied)}
-        async for finding in answers.findings(target, caller, known):
+        expected = {call: outcome.status for call, outcome in known.items() if outcome.status is not None}
+        async for finding in checks.findings(answers.subject(target), answers.checks(target), caller, known):
             yield finding
     yield reuse
-    statuses = {target.allowed: plain.status, target.denied: known[denied].status}
-    expected = {card: status for card, status in statuses.items() if status is not None}
+    what = "check-ins of both cards in turn" if len(expected) > 1 else "check-ins of the allowed card"
     async with opened() as caller:
-        alone = await latency.in_time(target, caller, calls, expected)
+        alone = await latency.in_time(clauses.IN_TIME, caller, calls, expected, what)
         yield alone
     async with AsyncExitStack() as stack:
         callers = [await stack.enter_async_context(opened()) for _ in range(latency.TOGETHER)]
-        yield await latency.in_time_together(target, callers, calls, expected, alone)
+        yield await latency.in_time_together(callers, calls, expected, what, alone)
+    if target.member_validation is not None:
+        desk = replace(target, url=target.member_validation.url)
+        async with Caller(desk, echoes, keep_alive=keep_alive) as caller:
+            async for finding in members.findings(target.member_validation, target.key, caller, calls):
+                yield finding
     yield _not_echoed(target, echoes)
 
 

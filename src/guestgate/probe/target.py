@@ -46,10 +46,26 @@ class Card:
 
 
 @dataclass(frozen=True)
+class MemberValidation:
+    """Where the platform asks about members who register, and one who may, None where none is given."""
+
+    url: httpx.URL
+    member: str | None = None
+
+    @classmethod
+    def of(cls, url: str, member: str | None = None) -> Self:
+        """Checks what was given. Raises UsageError."""
+        if member is not None and not 1 <= len(member) <= MAX_AGGREGATOR_ID_CHARS:
+            raise UsageError(f"--member: should be an id of 1 to {MAX_AGGREGATOR_ID_CHARS} characters")
+        return cls(_https(url, "--member-validation-url"), member)
+
+
+@dataclass(frozen=True)
 class Target:
     """An endpoint, a studio's key for it, and two cards: one that opens the door, one that does not.
 
-    ``trusting`` is what the key is sent under: the system's authorities and that in the file ``ca``.
+    With ``member_validation`` it is asked about members who register, too. ``trusting`` is what the key is sent
+    under: the system's authorities and that in the file ``ca``.
     """
 
     url: httpx.URL
@@ -58,20 +74,25 @@ class Target:
     denied: Card
     ca: Path | None
     trusting: ssl.SSLContext
+    member_validation: MemberValidation | None = None
 
     @classmethod
-    def of(cls, url: str, key: str, allowed: Card, denied: Card, ca: Path | None = None) -> Self:
+    def of(
+        cls,
+        url: str,
+        key: str,
+        allowed: Card,
+        denied: Card,
+        ca: Path | None = None,
+        member_validation: MemberValidation | None = None,
+    ) -> Self:
         """Checks what was given. Raises UsageError."""
-        parsed = check_url(url, "URL")
-        if parsed.scheme != "https":
-            raise UsageError(f"URL: {url!r} should begin with https://; plain HTTP keeps no contract")
-        if parsed.userinfo:
-            raise UsageError("URL: leave the user out; the platform sends the key and nothing else")
+        parsed = _https(url, "URL")
         if not key.isascii() or not key.isprintable():
             raise UsageError("the key should be printable ASCII characters")
         if allowed == denied:
             raise UsageError("--denied: is the same card as --allowed")
-        return cls(parsed, key, allowed, denied, ca, trust(ca))
+        return cls(parsed, key, allowed, denied, ca, trust(ca), member_validation)
 
     @property
     def host(self) -> str:
@@ -82,3 +103,12 @@ class Target:
     def port(self) -> int:
         """The port of the URL, 443 where it names none."""
         return self.url.port or 443
+
+
+def _https(url: str, option: str) -> httpx.URL:
+    parsed = check_url(url, option)
+    if parsed.scheme != "https":
+        raise UsageError(f"{option}: {url!r} should begin with https://; plain HTTP keeps no contract")
+    if parsed.userinfo:
+        raise UsageError(f"{option}: leave the user out; the platform sends the key and nothing else")
+    return parsed

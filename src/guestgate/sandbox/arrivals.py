@@ -32,6 +32,13 @@ FOREIGN_CARD = 0.01
 AT_HOME = 0.7
 RARELY = 0.05  # how often a paused or a test studio is visited, compared with others
 
+# Of those whom a chain does not know yet, so many register at the desk before they first come in; of these so many
+# show a code, where there are codes, and staff mistype so many of what they are shown.
+ENROLLED, WITH_CODE, MISTYPED = 0.3, 0.8, 0.03
+DESK_S = 1.0
+# Numbers of customers whom a chain does not know yet, and of those whom nobody knows.
+NEW_FROM, STRANGERS_FROM = 4_000_000_000, 5_000_000_000
+
 CALL_FAULTS = {"cut": 0.01, "cancel": 0.03}
 EARLY_S = (0.001, 0.06)  # a call is given up somewhere in here; answers usually take that long
 FAULTS = (*CALL_FAULTS, "webhooks", "clock")
@@ -45,6 +52,23 @@ class PlannedTap(NamedTuple):
     studio: Studio
     aggregator_id: str
     customer_id: int
+    fault: Fault = NO_FAULT
+
+
+class PlannedEnrolment(NamedTuple):
+    """A member who will register at a desk, ``due_s`` seconds after the start, and become this customer.
+
+    ``text`` is what staff type, unless the member comes ``with_code`` and there are codes. ``member_id`` is None
+    where nobody knows who it is.
+    """
+
+    number: int
+    due_s: float
+    studio: Studio
+    member_id: str | None
+    text: str
+    with_code: bool = False
+    customer_id: int | None = None
     fault: Fault = NO_FAULT
 
 
@@ -75,6 +99,34 @@ def taps(town: Town, load: Load) -> Iterator[PlannedTap]:
     mishaps = random.Random(f"{load.seed}/faults")
     for number, coming in enumerate(_coming(town, load)):
         yield PlannedTap(number, coming.due_s, *coming[2:], _fault(load.faults, mishaps))
+
+
+def enrolments(town: Town, load: Load) -> Iterator[PlannedEnrolment]:
+    """Every enrolment of a run, in order of time: some who are new to a chain, just before they first come in."""
+    dice, mishaps = random.Random(f"{load.seed}/enrolments"), random.Random(f"{load.seed}/enrolments/faults")
+    seen: set[tuple[str, int]] = set()
+    number = 0
+    for tap in taps(town, load):
+        who = tap.studio.tenant, tap.customer_id
+        if not NEW_FROM <= tap.customer_id < STRANGERS_FROM or who in seen:
+            continue
+        seen.add(who)
+        enrolled, with_code, mistyped = (dice.random() for _ in range(3))
+        if enrolled >= ENROLLED:
+            continue
+        member = town.members[tap.customer_id - NEW_FROM]
+        is_wrong = mistyped < MISTYPED
+        yield PlannedEnrolment(
+            number,
+            max(0.0, tap.due_s - DESK_S),
+            tap.studio,
+            None if is_wrong else member.id,
+            f"{member.id}?" if is_wrong else member.id,
+            with_code < WITH_CODE and not is_wrong,
+            tap.customer_id,
+            _fault(load.faults, mishaps),
+        )
+        number += 1
 
 
 def _fault(faults: frozenset[str], dice: random.Random) -> Fault:
@@ -131,11 +183,11 @@ def _people(town: Town, load: Load, dice: random.Random) -> Iterator[tuple[float
 def _card(town: Town, studio: Studio, member: Member, dice: random.Random) -> tuple[str, int]:
     """What the card says: usually the member; now and then nobody's id, or somebody else's customer."""
     number = int(member.id[2:8]) - 100_000
-    customer_id = member.customers.get(studio.tenant, 4_000_000_000 + number)
+    customer_id = member.customers.get(studio.tenant, NEW_FROM + number)
     aggregator_id = member.id
     chance = dice.random()
     if chance < STRANGER:
-        aggregator_id, customer_id = f"stranger-{number}", 5_000_000_000 + number
+        aggregator_id, customer_id = f"stranger-{number}", STRANGERS_FROM + number
     elif chance < STRANGER + FOREIGN_CARD:
         other = dice.choice(town.members)
         customer_id = next(iter(other.customers.values()))

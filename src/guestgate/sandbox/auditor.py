@@ -20,6 +20,7 @@ from itertools import combinations
 from typing import Any
 
 from guestgate.sandbox.calls import Call, Log, Matching
+from guestgate.sandbox.desks import Desks
 from guestgate.sandbox.rulebook import Entry, Rulebook, Verdict, local_date
 from guestgate.sandbox.town import Member, Studio, Town
 
@@ -50,6 +51,8 @@ class Findings:
     calls: int = 0
     answered: int = 0
     taken_back: int = 0
+    enrolments: int = 0
+    validations: int = 0
     problems: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,10 +87,16 @@ class _Person:
 
 
 class Audit:
-    """One audit. `decisions` and `visits` are guestgate's record, in its order, as its commands print it."""
+    """One audit. `decisions`, `visits` and `validations` are guestgate's record, in its order, as users see it."""
 
     def __init__(
-        self, town: Town, log: Log, decisions: list[dict[str, Any]], visits: list[dict[str, Any]], requires: str
+        self,
+        town: Town,
+        log: Log,
+        decisions: list[dict[str, Any]],
+        visits: list[dict[str, Any]],
+        validations: list[dict[str, Any]],
+        requires: str,
     ) -> None:
         """`requires` is what a visit needs to be paid for, guestgate's setting ``payable_requires``."""
         self._town = town
@@ -97,6 +106,7 @@ class Audit:
         self._visits = {visit["id"]: visit for visit in visits}
         self._requires = requires
         self._matching = Matching(log, decisions)
+        self._desks = Desks(town, log, validations)
         self._leaning: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for decision in decisions:
             if decision["visit"] is not None:
@@ -104,7 +114,10 @@ class Audit:
         self._people: dict[str, _Person] = defaultdict(_Person)
         answered = sum(call.answered for call in log.calls)
         taken_back = sum(visit["state"] == "reversed" for visit in visits)
-        self.findings = Findings(len(decisions), len(visits), len(log.calls), answered, taken_back)
+        self.findings = Findings(
+            *(len(decisions), len(visits), len(log.calls), answered, taken_back),
+            *(len(log.enrolments), len(validations)),
+        )
 
     def run(self) -> Findings:
         """Look at everything."""
@@ -119,6 +132,7 @@ class Audit:
         for visit in self._visits.values():
             self._say(f"visit {visit['id']} of {visit['member']}", self._visit(visit))
         self._payable()
+        self.findings.problems += self._desks.problems()
         return self.findings
 
     def _say(self, what: str, problems: Iterator[str]) -> None:

@@ -48,11 +48,41 @@ class Call:
 
 
 @dataclass
+class Enrolment:
+    """One member validation at a desk, by the sandbox's own clock. ``cut``: its body never was complete.
+
+    ``member`` is who stood there, None where the sandbox does not know; ``text`` what staff typed; ``told`` the id
+    that came back.
+    """
+
+    number: int
+    began: datetime
+    ended: datetime
+    studio: str
+    member: str | None
+    text: str
+    code_expires_at: datetime | None
+    cut: bool
+    status: int | None
+    told: str | None
+
+    @property
+    def answered(self) -> bool:
+        """Whether an answer came back whole."""
+        return self.status is not None
+
+    def __str__(self) -> str:
+        """For a finding."""
+        return f"enrolment {self.number} ({self.text} at {self.studio}, {self.began.isoformat()})"
+
+
+@dataclass
 class Log:
     """What one or several logs hold."""
 
     spec: TownSpec | None = None
     calls: list[Call] = field(default_factory=list)
+    enrolments: list[Enrolment] = field(default_factory=list)
     clocks: list[tuple[datetime, timedelta]] = field(default_factory=list)
     checked_in: set[int] = field(default_factory=set)
 
@@ -68,12 +98,14 @@ class Log:
             self.spec = spec
         elif line["kind"] == "call":
             self.calls.append(_call(line))
+        elif line["kind"] == "enrolment":
+            self.enrolments.append(_enrolment(line))
         elif line["kind"] == "clock":
             self.clocks.append((datetime.fromisoformat(line["at"]), timedelta(seconds=line["ahead_s"])))
         elif line["kind"] == "webhook" and line["type"] == "CUSTOMER_CHECKIN":
             self.checked_in.add(line["entity_id"])
 
-    def fits(self, call: Call, received_at: datetime) -> bool:
+    def fits(self, call: Call | Enrolment, received_at: datetime) -> bool:
         """Whether the endpoint's clock may have shown this when the call came."""
         slack = ANSWERED_SLACK if call.answered else GIVEN_UP_SLACK
         return any(
@@ -81,7 +113,7 @@ class Log:
             for ahead in self._ahead(call)
         )
 
-    def _ahead(self, call: Call) -> list[timedelta]:
+    def _ahead(self, call: Call | Enrolment) -> list[timedelta]:
         """How far the endpoint's clock may have been ahead of the sandbox's during a call."""
         found = [timedelta()]
         for at, ahead in self.clocks:
@@ -106,6 +138,22 @@ def _call(line: dict[str, Any]) -> Call:
         decision=line["decision"],
         reason=line["reason"],
         decision_id=line["decision_id"],
+    )
+
+
+def _enrolment(line: dict[str, Any]) -> Enrolment:
+    began, expires_at = datetime.fromisoformat(line["at"]).astimezone(UTC), line["code_expires_at"]
+    return Enrolment(
+        number=line["number"],
+        began=began,
+        ended=began + timedelta(milliseconds=line["ms"]),
+        studio=line["studio"],
+        member=line["member_id"],
+        text=line["text"],
+        code_expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
+        cut=line["fault"] == "cut",
+        status=line["http_status"],
+        told=line["told"],
     )
 
 

@@ -1,7 +1,8 @@
-"""A studio's door: one call as the platform makes it, and what the desk then sees.
+"""A studio's door and desk: one call as the platform makes it, and what staff then see.
 
 The call is cancelled 750 ms after it began, connection and handshake included, and connections are used
-again. The desk is shown a message by status only; of the body it sees nothing.
+again. Of a check-in the desk is shown a message by status only; of the body it sees nothing. Of a member who
+registers it is shown what came back, unless that is not as the contract words it: then nobody can work with it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, Self
 
 from guestgate.errors import UsageError
 from guestgate.registration import check_url
+from guestgate.sandbox import member_data
 from guestgate.sandbox.line import Address, Line, Lines, Reply
 from guestgate.trust import trust
 
@@ -33,6 +35,14 @@ class Desk(StrEnum):
     NOT_ALLOWED = "not allowed"
     NOT_FOUND = "not found in partner system"
     ERROR = "communication error, please try again"
+
+
+class Reception(StrEnum):
+    """What the desk is shown where staff register an aggregator's member."""
+
+    REGISTERED = "registered"
+    NOT_FOUND = Desk.NOT_FOUND.value
+    ERROR = Desk.ERROR.value
 
 
 BY_STATUS = {200: Desk.OPEN, 403: Desk.NOT_ALLOWED, 404: Desk.NOT_FOUND}
@@ -86,8 +96,23 @@ class Tap:
     decision_id: str | None = None
 
 
+@dataclass(frozen=True)
+class Inquiry:
+    """One question about who registers. ``status`` is None where no answer came; ``note`` is for us.
+
+    ``member`` is what staff are shown, by the contract's names; empty where nobody registers. Its ``aggregatorId`` is
+    the one that counts from now on.
+    """
+
+    desk: Reception
+    status: int | None
+    ms: float
+    member: dict[str, str]
+    note: str | None = None
+
+
 class Door:
-    """A studio's door. Use as an asynchronous context manager."""
+    """A studio's door, and the desk beside it. Use as an asynchronous context manager."""
 
     def __init__(
         self, url: str, key: str, ca: Path | ssl.SSLContext | None = None, *, cancel_after_s: float = CANCEL_AFTER_S
@@ -118,6 +143,19 @@ class Door:
             for name in ("reason", "decision", "decisionId", "detail")
         )
         return Tap(desk, answer.status, answer.ms, reason, answer.note or detail, decision, decision_id)
+
+    async def ask(self, text: str, fault: Fault = NO_FAULT) -> Inquiry:
+        """Staff type a member's id, or the code that a member shows them."""
+        answer = await self.call({"aggregatorId": text}, fault)
+        detail, problems = answer.content.get("detail"), []
+        if answer.status == 200:
+            problems = member_data.problems(answer.content)
+            if not problems:
+                told = {name: answer.content[name] for name in member_data.FIELDS if name in answer.content}
+                return Inquiry(Reception.REGISTERED, 200, answer.ms, told)
+        note = answer.note or "; ".join(problems) or (detail if isinstance(detail, str) else None)
+        desk = Reception.NOT_FOUND if answer.status == 404 else Reception.ERROR
+        return Inquiry(desk, answer.status, answer.ms, {}, note)
 
     async def call(self, body: dict[str, Any], fault: Fault = NO_FAULT) -> Answer:
         """One call with a JSON body; check-ins and member validations differ in nothing else."""

@@ -1,7 +1,8 @@
 """The sandbox's own log: what it did and what came back, a JSON object a line.
 
-``run``: a town and what was asked for. ``call``: one check-in call. ``clock``: the endpoint's clock was set ahead
-of the sandbox's. ``webhook``: an event and its fate. Instants are the sandbox's own, ISO 8601 in UTC.
+``run``: a town and what was asked for. ``call``: one check-in call. ``enrolment``: one member validation at a desk.
+``clock``: the endpoint's clock was set ahead of the sandbox's. ``webhook``: an event and its fate. Instants are the
+sandbox's own, ISO 8601 in UTC.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any, Self, TextIO
 
 from guestgate import clock
 from guestgate.errors import OperationError, UsageError
-from guestgate.sandbox.arrivals import PlannedTap
-from guestgate.sandbox.door import Tap
+from guestgate.sandbox.arrivals import PlannedEnrolment, PlannedTap
+from guestgate.sandbox.door import Inquiry, Tap
 from guestgate.sandbox.town import Town
 
 
@@ -82,6 +83,33 @@ class Journal:
             reason=tap.reason,
             decision_id=tap.decision_id,
             note=tap.note,
+        )
+
+    def enrolment(
+        self,
+        at: datetime,
+        planned: PlannedEnrolment,
+        text: str,
+        code_expires_at: datetime | None,
+        inquiry: Inquiry,
+        customer_id: int | None,
+    ) -> None:
+        """One member validation, begun at this instant, and who became a customer by it; nothing personal."""
+        self.write(
+            "enrolment",
+            number=planned.number,
+            at=clock.iso(at),
+            studio=planned.studio.id,
+            member_id=planned.member_id,
+            text=text,
+            code_expires_at=clock.iso(code_expires_at) if code_expires_at else None,
+            fault=planned.fault.name,
+            desk=inquiry.desk.value,
+            http_status=inquiry.status,
+            ms=inquiry.ms,
+            told=inquiry.member.get("aggregatorId"),
+            customer_id=customer_id,
+            note=inquiry.note,
         )
 
 

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from guestgate import clock
 from guestgate.errors import OperationError
 from guestgate.sandbox.door import object_of
+from guestgate.sandbox.member_data import NAMES, OPTIONAL
 from guestgate.sandbox.platform import Checkin, Platform, local_iso
 from guestgate.sandbox.town import Studio
 
@@ -26,11 +27,7 @@ MAX_A_MINUTE = 1000
 MINUTE_S = 60.0
 MAX_SLICE, MAX_DAYS = 50, 365
 MAX_BODY_BYTES = 64 * 1024
-REQUIRED = ("aggregatorId", "firstName", "lastName")
-OPTIONAL = (
-    *("dateOfBirth", "email", "gender", "street", "houseNumber", "zipCode", "city", "country"),
-    *("phonePrivate", "phonePrivateMobile", "phoneBusiness", "phoneBusinessMobile"),
-)
+REQUIRED = ("aggregatorId", *NAMES)
 # With troubles, so often, and what they are; a slow answer comes after so many seconds.
 TROUBLED, SLOW_S = 0.2, 1.0
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]

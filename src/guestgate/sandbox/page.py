@@ -12,9 +12,9 @@ from starlette.routing import Route
 
 from guestgate import clock
 from guestgate.errors import OperationError
-from guestgate.sandbox.door import Desk
+from guestgate.sandbox.door import Desk, Reception
 from guestgate.sandbox.open_api import ApiError, json_object
-from guestgate.sandbox.platform import Platform, Seen
+from guestgate.sandbox.platform import Enrolled, Platform, Seen, wall_time
 from guestgate.sandbox.town import Studio
 
 HEADERS = {
@@ -93,6 +93,7 @@ class Page:
                 "member_validation_url": platform.endpoints.member_validation,
                 "aggregator_id": platform.town.spec.aggregator_id,
                 "desks": {desk.value: platform.desks[desk] for desk in Desk},
+                "enrolments": {desk.value: platform.receptions[desk] for desk in Reception},
                 "webhooks": dict(platform.webhooks),
                 "studios": [
                     {
@@ -109,6 +110,7 @@ class Page:
                 ],
                 "members": [f"{member.id}" for member in platform.town.members[:SUGGESTED]],
                 "taps": [_seen(seen) for seen in reversed(platform.latest)],
+                "enrolled": [_enrolled(one) for one in reversed(platform.enrolled)],
             }
         )
 
@@ -119,14 +121,8 @@ class Page:
         return _seen(self._platform.latest[-1])
 
     async def _register(self, content: dict[str, Any], studio: Studio) -> dict[str, Any]:
-        answer, customer_id = await self._platform.validate_member(studio, _text(content, "aggregator_id"))
-        return {
-            "http_status": answer.status,
-            "ms": answer.ms,
-            "note": answer.note,
-            "customer_id": None if customer_id is None else str(customer_id),
-            "member": answer.content,
-        }
+        enrolled = await self._platform.enrol_by_hand(studio, _text(content, "aggregator_id"))
+        return {**_enrolled(enrolled), "member": enrolled.inquiry.member}
 
     async def _leave(self, content: dict[str, Any], studio: Studio) -> dict[str, Any]:
         self._platform.check_out(studio, _customer(content.get("customer_id")))
@@ -158,6 +154,24 @@ def _seen(seen: Seen) -> dict[str, Any]:
         "ms": tap.ms,
         "reason": tap.reason,
         "note": tap.note,
+    }
+
+
+def _enrolled(enrolled: Enrolled) -> dict[str, Any]:
+    """A member at a desk for the page; what is known of them only the desk sees that asked."""
+    inquiry, studio = enrolled.inquiry, enrolled.planned.studio
+    return {
+        "number": enrolled.number,
+        "at": clock.iso(enrolled.at),
+        "time": wall_time(enrolled.at, studio),
+        "studio": studio.id,
+        "text": enrolled.text,
+        "desk": inquiry.desk.value,
+        "http_status": inquiry.status,
+        "ms": inquiry.ms,
+        "aggregator_id": inquiry.member.get("aggregatorId"),
+        "customer_id": None if enrolled.customer_id is None else str(enrolled.customer_id),
+        "note": inquiry.note,
     }
 
 

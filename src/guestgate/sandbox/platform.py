@@ -6,7 +6,7 @@ Everything here is bounded; what is oldest is forgotten first.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, Self
 
 from guestgate import clock
 from guestgate.errors import OperationError
-from guestgate.sandbox.arrivals import PlannedTap
+from guestgate.sandbox.arrivals import PlannedEnrolment, PlannedTap
 from guestgate.sandbox.courier import ANSWER_WITHIN_S, Courier, Event
-from guestgate.sandbox.door import Answer, Desk, Door, Tap
+from guestgate.sandbox.door import Desk, Door, Inquiry, Reception, Tap
 from guestgate.sandbox.journal import Journal
 from guestgate.sandbox.town import Studio, Town
 from guestgate.trust import trust
@@ -25,6 +25,8 @@ from guestgate.trust import trust
 MAX_CUSTOMERS = 100_000
 MAX_CHECKINS = 50_000
 LATEST = 60
+# A code that a member shows, and until when it is good; None where the aggregator makes none for them.
+Codes = Callable[[str], Awaitable[tuple[str, datetime] | None]]
 # Customers that are created here get numbers above all of the town's.
 FIRST_NEW_CUSTOMER = 9_100_000_000_000_000
 
@@ -61,7 +63,18 @@ class Seen(NamedTuple):
     @property
     def local_time(self) -> str:
         """What a clock on the studio's wall showed, to the second."""
-        return self.at.astimezone(self.planned.studio.zone).strftime("%H:%M:%S")
+        return wall_time(self.at, self.planned.studio)
+
+
+class Enrolled(NamedTuple):
+    """A member who registered, or wished to, as people are shown it; ``text`` is what was typed."""
+
+    number: int
+    at: datetime
+    planned: PlannedEnrolment
+    text: str
+    inquiry: Inquiry
+    customer_id: int | None
 
 
 @dataclass
@@ -89,8 +102,10 @@ class Platform:
         seed: int = 1,
         faulty_webhooks: bool = False,
         on_tap: Callable[[Seen], object] = lambda _: None,
+        codes: Codes | None = None,
     ) -> None:
-        """Open no connection yet. `on_tap` is told of each tap once the desk has its message.
+        """Open no connection yet. `on_tap` is told of each tap once the desk has its message; `codes` makes those
+        that members show at the desk.
 
         Raises UsageError for a bad address or certificate file.
         """
@@ -99,8 +114,10 @@ class Platform:
         self.endpoints = endpoints
         self.journal = journal
         self.desks: Counter[Desk] = Counter()
+        self.receptions: Counter[Reception] = Counter()
         self.webhooks: Counter[str] = Counter()
         self.latest: deque[Seen] = deque(maxlen=LATEST)
+        self.enrolled: deque[Enrolled] = deque(maxlen=LATEST)
         self.checkins: deque[Checkin] = deque(maxlen=MAX_CHECKINS)
         self.inside: dict[tuple[str, int], Checkin] = {}
         self.activated: set[str] = set()
@@ -109,9 +126,9 @@ class Platform:
             for name, customer_id in member.customers.items():
                 if name in self.tenants:
                     self.tenants[name].add(customer_id, member.id)
-        self._on_tap = on_tap
+        self._on_tap, self._codes = on_tap, codes
         self._taps = 0
-        self._created = 0
+        self._created = self._inquiries = 0
         self._stack = AsyncExitStack()
         self._doors = self._doors_to(endpoints.checkin, "checkin", tls)
         self._desks = self._doors_to(endpoints.member_validation, "checkin", tls)
@@ -206,28 +223,44 @@ class Platform:
             tenant.customer_of.pop(tenant.member_of.pop(customer_id), None)
         self.tell(Event(studio, customer_id, event))
 
-    async def validate_member(self, studio: Studio, aggregator_id: str) -> tuple[Answer, int | None]:
-        """The desk creates a customer for an aggregator's member: what came back, and the customer's number."""
+    async def enrol(self, planned: PlannedEnrolment) -> Enrolled:
+        """The desk asks who a member is, and makes a customer of whoever may register.
+
+        The id that came back may be another one than was typed; it is the one that counts from then on.
+        """
         if not self._desks:
             raise OperationError("no address for member validation is registered")
-        answer = await self._desks[studio.id].call({"aggregatorId": aggregator_id})
-        if answer.status != 200:
-            return answer, None
-        # The id that comes back may be another one, and is the one that counts from now on.
-        permanent = answer.content.get("aggregatorId")
-        if not isinstance(permanent, str) or not permanent:
-            return answer, None
-        return answer, self.create_customer(studio, permanent)
+        text, expires_at = planned.text, None
+        if planned.with_code and planned.member_id is not None and self._codes is not None:
+            text, expires_at = await self._codes(planned.member_id) or (text, None)
+        at = clock.now()
+        inquiry = await self._desks[planned.studio.id].ask(text, planned.fault)
+        customer_id = None
+        if inquiry.desk is Reception.REGISTERED:
+            customer_id = self.create_customer(planned.studio, inquiry.member["aggregatorId"], planned.customer_id)
+        self.journal.enrolment(at, planned, text, expires_at, inquiry, customer_id)
+        self.receptions[inquiry.desk] += 1
+        self._inquiries += 1
+        enrolled = Enrolled(self._inquiries, at, planned, text, inquiry, customer_id)
+        self.enrolled.append(enrolled)
+        return enrolled
 
-    def create_customer(self, studio: Studio, aggregator_id: str) -> int:
-        """The customer of an aggregator's member at the studio's chain, created unless there is one."""
+    async def enrol_by_hand(self, studio: Studio, text: str) -> Enrolled:
+        """A member whom somebody registers on the page."""
+        return await self.enrol(PlannedEnrolment(-self._inquiries - 1, 0, studio, None, text))
+
+    def create_customer(self, studio: Studio, aggregator_id: str, number: int | None = None) -> int:
+        """The customer of an aggregator's member at the studio's chain, created unless there is one.
+
+        `number` is the new one's, else the next that is free.
+        """
         tenant = self.tenants[studio.tenant]
         known = tenant.customer_of.get(aggregator_id)
         if known is not None:
             return known
         if self._created >= MAX_CUSTOMERS:
             raise OperationError("this sandbox takes no more customers")
-        customer_id = FIRST_NEW_CUSTOMER + self._created
+        customer_id = FIRST_NEW_CUSTOMER + self._created if number is None else number
         self._created += 1
         tenant.add(customer_id, aggregator_id)
         self.tell(Event(studio, customer_id, "AGGREGATOR_MEMBER_CREATED", {"aggregatorId": aggregator_id}))
@@ -243,3 +276,8 @@ class Platform:
 def local_iso(at: datetime, studio: Studio) -> str:
     """An instant with the studio's own offset from UTC."""
     return at.astimezone(studio.zone).isoformat(timespec="milliseconds")
+
+
+def wall_time(at: datetime, studio: Studio) -> str:
+    """What a clock on the studio's wall showed, to the second."""
+    return at.astimezone(studio.zone).strftime("%H:%M:%S")

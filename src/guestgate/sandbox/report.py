@@ -1,4 +1,4 @@
-"""What came of many taps: counts by what the desk saw, and how long answers took, in text and as a picture."""
+"""What came of many calls: counts by what the desk saw, and how long answers took, in text and as a picture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 from xml.sax.saxutils import escape
 
-from guestgate.sandbox.door import CANCEL_AFTER_S, Desk, Tap
+from guestgate.sandbox.door import CANCEL_AFTER_S, Desk, Inquiry, Reception, Tap
 
 LIMIT_MS = round(CANCEL_AFTER_S * 1000)
 MAX_MS = 1000
@@ -53,6 +53,7 @@ class Report:
     def __init__(self, webhooks: Counter[str]) -> None:
         """Nothing happened yet; `webhooks` are counted by whoever sends them."""
         self.desks: Counter[Desk] = Counter()
+        self.receptions: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.webhooks = webhooks
@@ -73,8 +74,22 @@ class Report:
         if tap.reason:
             _count(self.reasons, tap.reason)
         if tap.desk is Desk.ERROR:
-            self.undelivered += 1
-            _count(self.undelivered_why, f"status {tap.status}" if tap.status else (tap.note or "no answer"))
+            self._undelivered(f"status {tap.status}" if tap.status else (tap.note or "no answer"))
+
+    def enrol(self, inquiry: Inquiry, fault: str | None) -> None:
+        """One member at a desk."""
+        if fault is not None:
+            self.faults[fault] += 1
+        if inquiry.status is None and fault is not None:
+            return
+        self.receptions[inquiry.desk] += 1
+        if inquiry.desk is Reception.ERROR:
+            told = inquiry.note or "no answer"
+            self._undelivered(told if inquiry.status in (None, 200) else f"status {inquiry.status}")
+
+    def _undelivered(self, why: str) -> None:
+        self.undelivered += 1
+        _count(self.undelivered_why, why)
 
     def as_dict(self) -> dict[str, Any]:
         """For scripts."""
@@ -82,6 +97,7 @@ class Report:
         return {
             "calls": self.latencies.count,
             "desk": {desk.value: self.desks[desk] for desk in Desk},
+            "enrolments": {desk.value: self.receptions[desk] for desk in Reception},
             "reasons": dict(self.reasons.most_common()),
             "undelivered": self.undelivered,
             "undelivered_why": dict(self.undelivered_why),
@@ -104,6 +120,8 @@ class Report:
             f"half answered within {figures['ms_p50']} ms, 99 % within {figures['ms_p99']} ms, "
             f"the slowest after {figures['ms_worst']} ms"
         ]
+        if self.receptions:
+            lines.append(f"{self.receptions.total()} members at the desks" + _listed(self.receptions))
         most = max((count for _, _, count in self.latencies.bars()), default=0) or 1
         for start, end, count in self.latencies.bars():
             if start == LIMIT_MS:

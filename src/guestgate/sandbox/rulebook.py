@@ -76,18 +76,10 @@ class Rulebook:
             return Verdict("unknown_member")
         if self._town.linked.get(customer_id, member.id) != member.id:
             return Verdict("identity_conflict")
-        today = local_date(at, studio)
-        if today.isoformat() < member.valid_from:
-            return Verdict("membership_not_started")
-        if member.valid_until is not None and today.isoformat() > member.valid_until:
-            return Verdict("membership_expired")
-        if member.status != "active":
-            return Verdict(f"membership_{member.status}")
-        plan = self._town.plans[member.plan]
-        wanted = plan.get("studio_tags")
-        if wanted is not None and not any(tag in studio.tags for tag in wanted):
-            return Verdict("studio_not_in_plan")
-        entries = list(entries)
+        against = self._against(at, studio, member)
+        if against is not None:
+            return Verdict(against)
+        today, plan, entries = local_date(at, studio), self._town.plans[member.plan], list(entries)
         window = plan.get("reentry_minutes", DEFAULT_REENTRY_MINUTES) * MINUTE
         recent = [entry for entry in entries if entry.studio is studio and abs(at - entry.at) < window]
         if recent:
@@ -101,6 +93,28 @@ class Rulebook:
             return Verdict("too_soon")
         limits = reached(today, studio, member, plan, counting)
         return Verdict("limit_reached", limits=limits) if limits else Verdict("ok")
+
+    def registration(self, at: datetime, studio: Studio, member: Member | None) -> str:
+        """Why a member may register at a desk, ``ok``, or why not: who they are counts, visits do not."""
+        if studio.paused:
+            return "studio_inactive"
+        if member is None:
+            return "unknown_member"
+        return self._against(at, studio, member) or "ok"
+
+    def _against(self, at: datetime, studio: Studio, member: Member) -> str | None:
+        """What is against a membership on that day at that studio."""
+        today = local_date(at, studio).isoformat()
+        if today < member.valid_from:
+            return "membership_not_started"
+        if member.valid_until is not None and today > member.valid_until:
+            return "membership_expired"
+        if member.status != "active":
+            return f"membership_{member.status}"
+        wanted = self._town.plans[member.plan].get("studio_tags")
+        if wanted is not None and not any(tag in studio.tags for tag in wanted):
+            return "studio_not_in_plan"
+        return None
 
     def pays_per_visit(self, member: Member) -> bool:
         """Whether each visit of the member's plan is paid, rather than one a day."""

@@ -1,8 +1,9 @@
-"""Drives a whole town: every tap leaves when it is due, however long the answers to earlier ones take."""
+"""Drives a whole town: every call leaves when it is due, however long the answers to earlier ones take."""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from guestgate import clock
 from guestgate.errors import UsageError
-from guestgate.sandbox.arrivals import Load, PlannedTap, jumps, taps
+from guestgate.sandbox.arrivals import Load, PlannedEnrolment, PlannedTap, enrolments, jumps, taps
 from guestgate.sandbox.journal import Journal
 from guestgate.sandbox.platform import Platform
 from guestgate.sandbox.report import Report
@@ -84,7 +85,7 @@ class Traffic:
         started = loop.time()
         changes = self._clock_changes()
         next_change = next(changes, None)
-        for planned in taps(self._platform.town, self._load):
+        for planned in self._planned():
             while next_change is not None and next_change[0] <= planned.due_s:
                 await _until(started + next_change[0])
                 assert self._setter is not None
@@ -97,11 +98,19 @@ class Traffic:
             if len(self._under_way) >= MAX_UNDER_WAY:
                 self.report.not_made += 1
                 continue
-            task = loop.create_task(self._tap(planned))
+            happening = self._tap(planned) if isinstance(planned, PlannedTap) else self._enrol(planned)
+            task = loop.create_task(happening)
             self._under_way.add(task)
             task.add_done_callback(self._left)
             self._on_tap(planned.due_s)
         await _until(started + self._load.seconds)
+
+    def _planned(self) -> Iterator[PlannedTap | PlannedEnrolment]:
+        """All that happens, in order of time; nobody registers where there is nobody to ask."""
+        platform, load = self._platform, self._load
+        if platform.endpoints.member_validation is None:
+            return taps(platform.town, load)
+        return heapq.merge(taps(platform.town, load), enrolments(platform.town, load), key=lambda one: one.due_s)
 
     def _left(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
@@ -119,6 +128,10 @@ class Traffic:
 
     async def _tap(self, planned: PlannedTap) -> None:
         self.report.add(await self._platform.tap(planned), planned.fault.name)
+
+    async def _enrol(self, planned: PlannedEnrolment) -> None:
+        enrolled = await self._platform.enrol(planned)
+        self.report.enrol(enrolled.inquiry, planned.fault.name)
 
 
 async def days(platform: Platform, load: Load) -> None:

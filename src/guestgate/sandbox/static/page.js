@@ -1,8 +1,9 @@
 "use strict";
 // Everything is put into the page as text, never as markup: ids and reasons are what others chose.
-const KIND = { open: "open", "not allowed": "shut", "not found in partner system": "shut" };
+const KIND = { open: "open", registered: "open", "not allowed": "shut", "not found in partner system": "shut" };
 const $ = (id) => document.getElementById(id);
 let latest = 0;
+let latestAtDesk = 0;
 let laidOut = false;
 
 function element(name, text, kind) {
@@ -73,12 +74,32 @@ function showTaps(town) {
   $("counts").textContent = counts.join(" · ");
 }
 
+function showDesks(town) {
+  const newest = town.enrolled.length ? town.enrolled[0].number : 0;
+  if (newest === latestAtDesk) return;
+  latestAtDesk = newest;
+  $("desks").hidden = false;
+  $("enrolled").replaceChildren(...town.enrolled.map((one) => {
+    const row = element("tr");
+    const became = one.customer_id && one.aggregator_id + " · " + one.customer_id;
+    row.append(
+      element("td", one.time), element("td", one.studio), element("td", one.text),
+      element("td", one.desk, KIND[one.desk] || "error"), element("td", became || one.note || ""),
+      element("td", one.ms.toFixed(1), "ms"),
+    );
+    return row;
+  }));
+  const counts = Object.entries(town.enrolments).map(([desk, count]) => count + " " + desk);
+  $("enrolments").textContent = counts.join(" · ");
+}
+
 async function look() {
   try {
     const town = await (await fetch("town")).json();
     if (!laidOut) layOut(town);
     showStudios(town);
     showTaps(town);
+    showDesks(town);
     $("away").hidden = true;
   } catch {
     $("away").hidden = false;
@@ -119,9 +140,10 @@ $("register").addEventListener("submit", async (event) => {
   try {
     const said = await post("register", fields(event.target));
     const name = [said.member.firstName, said.member.lastName].filter(Boolean).join(" ") || "The member";
+    const born = said.member.dateOfBirth ? ", born " + said.member.dateOfBirth + "," : "";
     output.textContent = said.customer_id
-      ? name + " is now customer " + said.customer_id + " (" + said.ms.toFixed(1) + " ms)"
-      : said.http_status === 404 ? "not found in partner system" : said.note || "status " + said.http_status;
+      ? name + born + " is now customer " + said.customer_id + " (" + said.ms.toFixed(1) + " ms)"
+      : [said.desk, said.note].filter(Boolean).join(" · ");
   } catch (error) {
     output.textContent = error.message;
   }
