@@ -80,27 +80,18 @@ limits = [{ max = 1, per = "day" }]
     for text in (codes[0], ADA, "bob", "nobody"):
         past.validate(text, START)
     past.close()
-<<<<<<< HEAD
-    file = terminal.file(
-        "visits.csv", f"member_id,studio_id,at\n{ADA},s1,2026-10-01T10:00:00Z\nbob,s1,2026-10-01T10:00:00Z\n"
-    )
-    terminal.run("visit", "import", file)
-    (visit, *_) = rows(terminal.database, f"SELECT id FROM visits WHERE member_id = '{ADA}'")
+    visits = f"member_id,studio_id,at\n{ADA},s1,2026-10-01T10:00:00Z\nbob,s1,2026-10-01T10:00:00Z\n"
+    gate.cli("visit", "import", "-", input=visits)
+    (visit, *_) = rows(gate.database, f"SELECT id FROM visits WHERE member_id = '{ADA}'")
     deliver(
-        terminal.database,
+        gate.database,
         webhook("AGGREGATOR_MEMBER_CREATED", START, CARDS[1], content={"aggregatorId": ADA}),
         entry(START, CARDS[0]),
         entry(START, 17),
         webhook("NEWS", START, CARDS[0], content={"of": [ADA, str(CARDS[0])]}),
     )
-    Clerk(terminal.database).catch_up()
-    with terminal.database.write("cli:staff") as connection:
-=======
-    visits = f"member_id,studio_id,at\n{ADA},s1,2026-10-01T10:00:00Z\nbob,s1,2026-10-01T10:00:00Z\n"
-    gate.cli("visit", "import", "-", input=visits)
-    (visit, *_) = rows(gate.database, f"SELECT id FROM visits WHERE member_id = '{ADA}'")
+    Clerk(gate.database).catch_up()
     with gate.database.write("cli:staff") as connection:
->>>>>>> diet
         corrections.reverse(connection, visit.id, f"{ADA} tore the poster")
     return gate
 
