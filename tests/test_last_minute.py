@@ -31,7 +31,7 @@ class Door:
 
     def look(self, at_s: float) -> None:
         """Somebody looks."""
-        self.minute.look(self.metrics.collect(), at_s)
+        self.minute.look(self.metrics.of_answers(), at_s)
 
 
 @pytest.fixture
@@ -93,5 +93,20 @@ def test_figures_that_are_missing_or_fall(door: Door) -> None:
     door.look(5)
     door.minute.look([], 10)
     assert door.minute.checkins == 4
-    door.minute.look(DoorMetrics().collect(), 15)
+    door.minute.look(DoorMetrics().of_answers(), 15)
     assert (door.minute.checkins, door.minute.in_time) == (0, None)
+
+
+def test_what_it_looks_at_does_not_grow_with_the_keys(door: Door) -> None:
+    """It is collected every few seconds in the door's own loop, which a figure for each key would hold up."""
+    before = sum(len(metric.samples) for metric in door.metrics.of_answers())
+    for key in range(500):
+        door.metrics.answered(
+            Ruling("id", Outcome.ALLOWED, Reason.OK),
+            CheckIn("id", None, "s1", "m", 1, f"key-{key}"),  # type: ignore[arg-type]
+            0.005,
+            arrived=True,
+        )
+    assert sum(len(metric.samples) for metric in door.metrics.of_answers()) == before < 30
+    door.look(5)
+    assert door.minute.checkins == 500

@@ -44,4 +44,5 @@ def test_a_database_that_is_away(node: Node) -> None:
     assert not watch(nobody, node.copy.path).database_is_away()
     level_s_ago(node, 60)
     assert watch(nobody, node.copy.path).database_is_away()
-    assert not watch(nobody, node.copy.path, stands_in=False).database_is_away()
+    assert watch(nobody, node.copy.path, stands_in=False).database_is_away()
+    assert not watch("sqlite:///nothing.db", node.copy.path, stands_in=False).database_is_away()

@@ -379,6 +379,28 @@ def test_a_server_that_shall_not_stand_in(new_node: NewNode) -> None:
     wait_until_right(node.url, replies, most=most)
 
 
+def test_whoever_watches_is_not_kept_waiting(new_node: NewNode) -> None:
+    """Nor in the first moments, when nobody has noticed yet that the database says nothing."""
+    node = new_node()
+    node.furnish("free-1")
+    node.start()
+    with dark(node):
+        assert node.stand_in.figure("ready") == 1
+        assert node.stand_in.readiness()[1]["database"] == "does not answer"
+
+
+def test_whoever_watches_a_server_that_shall_not_stand_in_is_not_kept_waiting_either(new_node: NewNode) -> None:
+    """No copy says whether somebody has heard of the database; so it is asked, and not waited for."""
+    node = new_node(stand_in="refuse")
+    node.furnish("free-1")
+    node.gate.start()
+    assert node.stand_in.readiness()[0] == 200
+    with dark(node):
+        assert node.stand_in.status("/studios") == 503
+        status, parts = node.stand_in.readiness()
+        assert status == 503 and parts["database"] == "does not answer"
+
+
 def test_a_copy_that_is_too_old(new_node: NewNode) -> None:
     """It stands in as long as it may, and no longer."""
     node = new_node(stand_in_max_age_s=4)

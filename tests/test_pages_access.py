@@ -225,6 +225,7 @@ def test_light_and_dark(served: Gate) -> None:
         assert 'data-theme="auto"' in desk.page("/members")
         assert desk.submit("/theme", theme="dark", to="/members").headers["location"] == "/members"
         assert 'data-theme="dark"' in desk.page("/members")
+        assert 'name="to" value="/members?q=anna&amp;plan="' in desk.page("/members?q=anna&plan=")
         desk.submit("/theme", theme="pink")
         assert 'data-theme="dark"' in desk.page("/members")
 

@@ -23,7 +23,16 @@ reentry_minutes = 0
 limits = [{ max = 1, per = "day" }, { max = 8, per = "month", scope = "studio" }]
 """
 PEOPLE = ("m-1,busy,Anna,Muster", "m-2,busy,Ben,Müller", "m-3,busy,Clara,Meier", "m-4,busy,Anna,Meier")
-ADDRESSES = ["/", "/members?q=meier", "/member?id=m-1", "/studios", "/studio?id=s1", "/plans", "/decision/{decision}"]
+ADDRESSES = [
+    "/",
+    "/members?q=meier",
+    "/member?id=m-1",
+    "/studios",
+    "/studio?id=s1",
+    "/plans",
+    "/decision/{decision}",
+    "/decisions",
+]
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +140,44 @@ def test_check_ins_and_charts_are_live(desk: Page, gate: Gate) -> None:
     expect(desk.locator(".chart canvas")).to_have_count(2)
     desk.evaluate("window.same = true")
     decision = gate.checkin("nobody").json()["decisionId"]
-    row = desk.locator("tr", has=desk.locator(f'a[href="/decision/{decision}"]'))
+    row = desk.locator("tr", has=desk.locator(f'a[href="/decision/{decision}", "/decisions"]'))
     expect(row).to_contain_text("nobody has this id")
     expect(desk.locator(".chart canvas")).to_have_count(2)
     assert desk.evaluate("window.same")
+
+
+def test_the_list_stands_still_for_whoever_is_in_it(desk: Page, gate: Gate) -> None:
+    """By keyboard or with the mouse: what they are about to open stays, and what came meanwhile follows."""
+    desk.goto("/")
+    first = desk.locator("#coming tbody a").first
+    for enter, leave in (
+        (first.focus, lambda: desk.locator("input[name=q]").focus()),
+        (first.hover, lambda: desk.mouse.move(1, 1)),
+    ):
+        enter()
+        expect(desk.locator("#held")).to_be_visible()
+        address, hour = first.get_attribute("href"), desk.locator(".figures").inner_text()
+        decision = gate.checkin("nobody").json()["decisionId"]
+        expect(desk.locator(".figures")).not_to_have_text(hour, use_inner_text=True)  # told with the list
+        newest = desk.locator(f'#coming a[href="/decision/{decision}"]')
+        assert newest.count() == 0 and first.get_attribute("href") == address
+        leave()
+        expect(newest).to_have_count(1)
+        expect(desk.locator("#held")).to_be_hidden()
+
+
+def test_what_is_quicker_by_key_or_button(desk: Page) -> None:
+    """The key / leads to the search, but is a character in a field; an id is copied."""
+    desk.goto("/studios")
+    desk.keyboard.press("/")
+    expect(desk.locator("input[name=q]")).to_be_focused()
+    desk.keyboard.press("/")
+    expect(desk.locator("input[name=q]")).to_have_value("/")
+    desk.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    desk.goto("/member?id=m-1")
+    desk.get_by_role("button", name="Copy m-1").click()
+    expect(desk.get_by_text("Copied")).to_be_visible()
+    assert desk.evaluate("navigator.clipboard.readText()") == "m-1"
 
 
 def test_another_studio_s_door_is_asked_at_once(desk: Page) -> None:
@@ -247,6 +290,18 @@ def test_whose_session_has_ended_comes_back_to_the_page(passing: tuple[Page, str
     page.fill("input[name=token]", gate.token(Role.VIEWER))
     page.press("input[name=token]", "Enter")
     expect(page).to_have_url(re.compile(r"/members\?q=anna$"))
+
+
+def test_the_tab_says_that_something_is_wrong(passing: tuple[Page, str]) -> None:
+    """Here that the page hears nothing from its server; and no longer, once it does."""
+    page, _ = passing
+    page.route("**/now/stream", lambda route: route.abort())
+    page.goto("/")
+    expect(page).to_have_title("⚠ Now · guestgate")
+    expect(page.locator("#cut")).to_be_visible()
+    page.unroute("**/now/stream")
+    expect(page).to_have_title("Now · guestgate", timeout=30_000)
+    expect(page.locator("#cut")).to_be_hidden()
 
 
 def test_an_error_is_no_barrier(passing: tuple[Page, str]) -> None:

@@ -28,6 +28,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from gate import Gate, environment, wait_for
 
@@ -190,6 +191,29 @@ def test_plain_lines_and_a_command_that_works_when_pasted(demo: Demo) -> None:
     assert demo.left_behind() == []
 
 
+def test_the_pages_can_be_seen(demo: Demo) -> None:
+    """At the address that is printed, with the token; and what is denied there can be looked into."""
+    process = demo.start("--for", "30")
+    assert process.stdout is not None
+    printed = "".join(process.stdout.readline() for _ in range(3))
+    found = re.search(r"in the browser: (http://127.0.0.1:\d+)/\nToken: (ggt_[\w-]+)\n", printed)
+    assert found is not None, printed
+    with httpx.Client(base_url=found[1], timeout=30) as browser:
+
+        def signed_in() -> bool:
+            with suppress(httpx.TransportError):  # it may serve a moment later than the door
+                return browser.post("/login", data={"token": found[2]}).status_code == 303
+            return False
+
+        wait_for(signed_in, "nobody is let in", seconds=20)
+        wait_for(
+            lambda: "/decision/" in browser.get("/decisions", params={"answer": "denied"}).text, "nobody is denied"
+        )
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert demo.left_behind() == []
+
+
 def test_json_is_one_object(guest: Guest) -> None:
     """The summary, and nothing else."""
     (figures,) = [json.loads(line) for line in guest.out.splitlines()]
@@ -250,7 +274,8 @@ def test_settings_around_do_not_matter(guest: Guest) -> None:
 def test_the_command_can_be_pasted_from_odd_folders() -> None:
     """A temporary folder with a space in its name."""
     ca = Path("/tmp/my folder/it's/cert.pem")
-    gate = quickstart.Gate(Town(TownSpec(members=1)), "https://localhost:8443/checkin-validation", ca)
+    url, pages = "https://localhost:8443/checkin-validation", "http://127.0.0.1:8444/"
+    gate = quickstart.Gate(Town(TownSpec(members=1)), url, ca, pages, "ggt_token")
     words = shlex.split(gate.curl())
     assert words[words.index("--cacert") + 1] == str(ca)
     assert words[words.index("-d") + 1] == BODY

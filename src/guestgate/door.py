@@ -46,7 +46,7 @@ NOT_RENEWED = "the certificate was not reloaded; the old one stays in use"
 
 @dataclass(frozen=True)
 class DoorState:
-    """What the door says of itself: how long the ledger has been at its batch, and its figures.
+    """What the door says of itself: how long the ledger has been at its batch, and figures.
 
     And for how long it has been standing in for the shared database (0: it does not), and whether it could. ``node``
     is how the server was when it looked last; a door does not know.
@@ -109,12 +109,12 @@ class Door:
         log.info("the certificate was reloaded")
         return True
 
-    async def state(self, with_figures: bool) -> DoorState:
-        """How it is, with its figures or not."""
+    async def state(self, all_figures: bool) -> DoorState:
+        """How it is, with all its figures or those of its answers only."""
         watch = self._authorizer.watch
         return DoorState(
             self._authorizer.stalled_s,
-            self._metrics.collect() if with_figures else [],
+            self._metrics.collect() if all_figures else self._metrics.of_answers(),
             0.0 if watch is None else watch.standing_in_s,
             watch is not None and watch.ready,
         )

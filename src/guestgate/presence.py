@@ -35,7 +35,7 @@ class Presence:
     def __init__(
         self, settings: Settings, database: Database, ask_door: Callable[[bool], Awaitable[DoorState]]
     ) -> None:
-        """Nothing is said yet. `ask_door` is asked for how the door is, with its figures or not."""
+        """Nothing is said yet. `ask_door` is asked for how the door is, with all its figures or not."""
         self._ask_door = ask_door
         self._database = database
         self._copy = StandInCopy(settings.stand_in_file) if settings.stands_in else None
@@ -62,13 +62,13 @@ class Presence:
             self._to_tell.put(None)
             await asyncio.to_thread(self._telling.join, LEAVE_S)
 
-    async def state(self, with_figures: bool) -> DoorState:
+    async def state(self, all_figures: bool) -> DoorState:
         """How the door is, and with it how this server was when it looked last."""
-        return replace(await self._ask_door(with_figures), node=self._node)
+        return replace(await self._ask_door(all_figures), node=self._node)
 
     async def _look(self) -> None:
         while True:
-            door = await self._ask_door(True)
+            door = await self._ask_door(False)
             self._minute.look(door.metrics, clock.monotonic())
             copy_age_s = await asyncio.to_thread(self._copy_age_s)
             self._node = self._node._replace(

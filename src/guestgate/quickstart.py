@@ -27,7 +27,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from guestgate import clock, members, settings, starter
+from guestgate import clock, members, settings, starter, tokens
 from guestgate.database import Database
 from guestgate.errors import OperationError
 from guestgate.sandbox import setup
@@ -51,7 +51,7 @@ COLOURS = {Desk.OPEN: "green", Desk.NOT_ALLOWED: "red", Desk.NOT_FOUND: "red", D
 SEED, MEMBERS, PEOPLE_A_SECOND = 6, 5000, 6
 DEFAULT_SECONDS = 30
 STARTUP_S = 15
-SHOWN = 10
+SHOWN = 8
 COLUMNS = ("local time", "studio", "member", "desk sees", "reason on record", "ms")
 WIDE = 76
 
@@ -63,6 +63,8 @@ class Gate:
     town: Town
     url: str
     ca: Path
+    pages: str
+    token: str
 
     def curl(self, break_lines: str = " ") -> str:
         """The contract's example, ready to paste; `break_lines` stands between its parts."""
@@ -110,18 +112,21 @@ def _serving(folder: Path) -> Iterator[Gate]:
     setup.put(town, folder / "town", database)
     with database.write() as connection:
         members.save(connection, GUEST)
+        token = tokens.create(connection, tokens.Role.OPERATOR, name="quickstart")
     cert, key = make_certificate(folder)
-    port = _free_port()
+    port, admin_port = _free_port("localhost", 8443), _free_port("127.0.0.1", 8444)
     command = [sys.executable, "-m", "guestgate", "serve", "--json", "--config", str(config)]
     command += ["--host", "localhost", "--port", str(port), "--tls-cert", str(cert), "--tls-key", str(key)]
-    command += ["--admin-port", "0"]
+    command += ["--admin-host", "127.0.0.1", "--admin-port", str(admin_port)]
     log = folder / "server.log"
     with log.open("wb") as output:
         # A group of its own, so that Ctrl-C reaches us first and the server is ended in order.
         server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
         _await_server(server, port, cert, log)
-        yield Gate(town, f"https://localhost:{port}/checkin-validation", cert)
+        yield Gate(
+            town, f"https://localhost:{port}/checkin-validation", cert, f"http://127.0.0.1:{admin_port}/", token
+        )
     finally:
         server.send_signal(signal.SIGTERM)
         try:
@@ -131,13 +136,13 @@ def _serving(folder: Path) -> Iterator[Gate]:
             server.wait()
 
 
-def _free_port() -> int:
-    """8443 where it is free, else any other."""
-    for port in (8443, 0):
-        with contextlib.suppress(OSError), socket.create_server(("localhost", port)) as server:
+def _free_port(host: str, wanted: int) -> int:
+    """The wanted one where it is free, else any other."""
+    for port in (wanted, 0):
+        with contextlib.suppress(OSError), socket.create_server((host, port)) as server:
             free: int = server.getsockname()[1]
             return free
-    raise OperationError("there is no free port on localhost")
+    raise OperationError(f"there is no free port on {host}")
 
 
 def _await_server(server: subprocess.Popen[bytes], port: int, cert: Path, log: Path) -> None:
@@ -172,6 +177,7 @@ class _Lines:
 
     def __enter__(self) -> None:
         self._console.print(f"guestgate answers at {self._gate.url}", soft_wrap=True)
+        self._console.print(f"See it in the browser: {self._gate.pages}\nToken: {self._gate.token}", soft_wrap=True)
         self._console.print(f"Try it:\n{self._gate.curl()}", soft_wrap=True, markup=False)
 
     def __exit__(self, *_: object) -> None:
@@ -214,6 +220,8 @@ class _Screen:
             self._counts(),
             self._reasons(),
             Text(),
+            Text.assemble(("See it in the browser: ", "bold"), self._gate.pages),
+            Text.assemble(("Token: ", "bold"), self._gate.token),
             Text("Try it from another terminal:", "bold"),
             Text(self._gate.curl(" \\\n  ")),
         )

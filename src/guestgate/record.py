@@ -54,12 +54,16 @@ class Filter:
 
     ``upto`` is one as well: where whoever follows goes on later, nothing may appear before it any more.
     ``subject`` is the id of what was changed, for `guestgate.changes`; ``month`` (``2026-11``) goes by the
-    local dates of visits; without ``tests`` visits at test studios are left out.
+    local dates of visits; without ``tests`` visits at test studios are left out. ``until`` goes with ``since``; like
+    ``outcome`` and ``reason`` it chooses among decisions only.
     """
 
     member: str | None = None
     studio: str | None = None
     since: datetime | None = None
+    until: datetime | None = None
+    outcome: str | None = None
+    reason: str | None = None
     after: int = 0
     upto: int | None = None
     limit: int | None = None
@@ -96,13 +100,21 @@ def decisions(connection: Connection, chosen: Filter) -> Iterator[tuple[int, dic
     if chosen.since is not None:
         query = query.where(d.received_at_ms >= clock.to_ms(chosen.since))
         if chosen.member is None:
-            query = query.where(*_where_to_look(connection, chosen.since))
+            query = query.where(*_where_to_look(connection, chosen.since, chosen.until))
+    if chosen.until is not None:
+        query = query.where(d.received_at_ms < clock.to_ms(chosen.until))
+    if chosen.outcome is not None:
+        query = query.where(d.outcome == chosen.outcome)
+    if chosen.reason is not None:
+        query = query.where(d.reason == chosen.reason)
     for row in rows(connection, query, d.seq, chosen):
         yield row.seq, decision_dict(row)
 
 
-def _where_to_look(connection: Connection, since: datetime) -> Sequence[ColumnElement[bool]]:
+def _where_to_look(connection: Connection, since: datetime, until: datetime | None) -> Sequence[ColumnElement[bool]]:
     """Bounds that leave nothing out, whatever a clock once said: months, or a place among the latest days' rows."""
+    if until is not None:
+        return received(connection, since, until)
     first = partitions.first_id(since)
     if connection.dialect.name != "sqlite":
         return [_d.id >= first]
@@ -142,7 +154,8 @@ def _of_member(connection: Connection, chosen: Filter) -> FromClause:
     if chosen.since is not None:
         since_ms = clock.to_ms(chosen.since)
         made, others = made.where(_v.at_ms >= since_ms), others.where(_d.received_at_ms >= since_ms)
-    if chosen.limit is not None and not chosen.after and chosen.upto is None:
+    narrowed = chosen.after or (chosen.upto, chosen.until, chosen.outcome, chosen.reason) != (None, None, None, None)
+    if chosen.limit is not None and not narrowed:
         made, others = (_at_one_end(query, chosen) for query in (made, others))
     parts = made.subquery(), others.subquery()
     ids = union_all(*(select(part.c.id) for part in parts)).subquery()
@@ -164,6 +177,11 @@ def decision(connection: Connection, decision_id: str) -> dict[str, Any]:
     if row is None:
         raise NotFoundError(f"there is no decision {decision_id}")
     return decision_dict(row)
+
+
+def has_decision(connection: Connection, decision_id: str) -> bool:
+    """Whether there is one of this id."""
+    return connection.execute(select(_d.id).where(_d.id == decision_id)).one_or_none() is not None
 
 
 def decision_dict(row: Any) -> dict[str, Any]:

@@ -112,10 +112,15 @@ def _detail(verdict: Verdict, facts: Facts, checkin: CheckIn) -> str:
             return ""
 
 
+def where(scope: str) -> str:
+    """Where the visits of a limit are counted."""
+    return WHERE.get(scope, f"at studios tagged {scope[4:]}")
+
+
 def limit(use: LimitUse) -> str:
     """``4 of 4 visits here this month``"""
-    where = {**WHERE, STUDIO: "here"}.get(use.scope, f"at studios tagged {use.scope[4:]}")
-    return f"{use.used} of {use.max} visit{'' if use.max == 1 else 's'} {where} {PERIODS[use.per]}"
+    place = "here" if use.scope == STUDIO else where(use.scope)
+    return f"{use.used} of {use.max} visit{'' if use.max == 1 else 's'} {place} {PERIODS[use.per]}"
 
 
 def plan(rules: Plan) -> list[str]:
@@ -129,8 +134,8 @@ def plan(rules: Plan) -> list[str]:
         until = window.end.strftime("%H:%M") if window.end != time(0) else "24:00"
         sentences.append(f"{_days(window.days)} from {window.start:%H:%M} until {until}.")
     for limit in rules.limits:
-        where = WHERE.get(limit.scope, f"at studios tagged {limit.tag}")
-        sentences.append(f"At most {limit.max} visit{'' if limit.max == 1 else 's'} {EACH[limit.per]} {where}.")
+        visits = f"visit{'' if limit.max == 1 else 's'} {EACH[limit.per]} {where(limit.scope)}"
+        sentences.append(f"At most {limit.max} {visits}.")
     if not rules.limits:
         sentences.append("As many visits as they like.")
     if rules.has_cycle:

@@ -54,9 +54,9 @@ class Workers:
             worker.tell(RENEW)
         return True
 
-    async def state(self, with_figures: bool) -> DoorState:
+    async def state(self, all_figures: bool) -> DoorState:
         """The worst of each one's delays, and the sum of all figures, of workers that have ended, too."""
-        states = await asyncio.gather(*(worker.state(with_figures) for worker in self._workers))
+        states = await asyncio.gather(*(worker.state(all_figures) for worker in self._workers))
         return DoorState(
             max(state.stalled_s for state in states),
             merged([self._past, *(state.metrics for state in states)]),
@@ -102,7 +102,7 @@ class _Worker:
             has_children=True,
             door=number,
         )
-        self._figures: list[Metric] = []
+        self._figures: dict[str, Metric] = {}
         self._asked = self._heard = 0
         self._answers: dict[int, asyncio.Future[DoorState]] = {}
         self._answered_at = 0.0
@@ -114,7 +114,7 @@ class _Worker:
         if self._process.child is not None:
             self._process.child.send((what, 0, False))
 
-    async def state(self, with_figures: bool) -> DoorState:
+    async def state(self, all_figures: bool) -> DoorState:
         """What it says of itself; where it says nothing, how long it has said nothing.
 
         While one question is unanswered there is no other: who does not read must not fill the pipe, whose
@@ -126,21 +126,20 @@ class _Worker:
             self._asked += 1
             number = self._asked
             answer = self._answers[number] = loop.create_future()
-            child.send((STATE, number, with_figures))
+            child.send((STATE, number, all_figures))
             try:
                 return await asyncio.wait_for(answer, ANSWER_S)
             except TimeoutError:
                 log.warning("a door does not say how it is", door=self._number)
             finally:
                 self._answers.pop(number, None)
-        return DoorState(loop.time() - self._answered_at, self._figures if with_figures else [])
+        return DoorState(loop.time() - self._answered_at, list(self._figures.values()))
 
     def _received(self, message: tuple[int, DoorState]) -> None:
         number, state = message
         self._heard = number
         self._hear()
-        if state.metrics:
-            self._figures = state.metrics
+        self._figures |= {metric.name: metric for metric in state.metrics}
         answer = self._answers.get(number)
         if answer is not None and not answer.done():
             answer.set_result(state)
@@ -149,8 +148,8 @@ class _Worker:
         self._answered_at = asyncio.get_running_loop().time()
 
     def _forget(self) -> None:
-        self._keep(self._figures)
-        self._figures = []
+        self._keep(list(self._figures.values()))
+        self._figures = {}
         self._heard = self._asked  # the next one is asked anew
 
     async def stop(self) -> None:
@@ -180,13 +179,13 @@ async def _work(pipe: Pipe, settings: Settings) -> None:
         return
     answering: set[asyncio.Task[None]] = set()
 
-    async def answer(number: int, with_figures: bool) -> None:
+    async def answer(number: int, all_figures: bool) -> None:
         with suppress(OSError):
-            pipe.send((number, await door.state(with_figures)))
+            pipe.send((number, await door.state(all_figures)))
 
     def receive() -> None:
         try:
-            what, number, with_figures = pipe.recv()
+            what, number, all_figures = pipe.recv()
         except (EOFError, OSError):  # the server has closed the pipe, or ended
             loop.remove_reader(pipe.fileno())
             ending.set()
@@ -194,7 +193,7 @@ async def _work(pipe: Pipe, settings: Settings) -> None:
         if what == RENEW:
             renew.set()
         elif what == STATE:
-            task = asyncio.create_task(answer(number, with_figures))
+            task = asyncio.create_task(answer(number, all_figures))
             answering.add(task)
             task.add_done_callback(answering.discard)
         else:

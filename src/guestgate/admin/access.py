@@ -17,6 +17,7 @@ from starlette.types import Receive
 from guestgate import strict_json
 from guestgate.admin.context import Context
 from guestgate.admin.problems import ProblemError
+from guestgate.database import Database
 from guestgate.errors import OperationError
 from guestgate.strict_json import NotJsonError
 from guestgate.tokens import Holder, Role, holder
@@ -126,7 +127,7 @@ async def admitted(request: Request, required: Role, without_database: bool = Fa
     if scheme.lower() != "bearer" or not token.strip():
         raise UNAUTHORIZED
     try:
-        found = await run_in_threadpool(_holder, request.app.state.context, token.strip(), without_database)
+        found = await _holder(request.app.state.context, token.strip(), without_database)
     except OperationError as error:  # nobody has shown a token yet: no word of paths
         log.error("a token could not be looked up", error=str(error))
         raise UNAVAILABLE from None
@@ -142,17 +143,18 @@ def router(required: Role, route_class: type[Guarded] = Guarded) -> APIRouter:
     return APIRouter(route_class=type("Route", (route_class,), {"required": required}))
 
 
-def _holder(context: Context, token: str, without_database: bool) -> Holder | None:
+async def _holder(context: Context, token: str, without_database: bool) -> Holder | None:
     """By the database; for who must not wait for that by this machine's copy, where the copy knows the token."""
     copy = context.outage.copy
     if copy is not None and without_database:
-        with copy.database.read() as connection:
-            found = holder(connection, token)
+        found = await run_in_threadpool(_holder_by, copy.database, token)
         if found is not None:
             return found
-    if context.outage.database_is_away():
-        raise OperationError("the shared database does not answer")
-    with context.database.read() as connection:
+    return await context.ask_soon(lambda connection: holder(connection, token))
+
+
+def _holder_by(database: Database, token: str) -> Holder | None:
+    with database.read() as connection:
         return holder(connection, token)
 
 

@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from sqlalchemy import Connection, func, select
+from starlette.concurrency import run_in_threadpool
 
 from guestgate import __version__, clock, expiry, schema, sequence, studios
 from guestgate.admin.access import Watching, router
@@ -32,11 +33,20 @@ reading, anybody = router(Role.VIEWER, Watching), APIRouter()
 
 
 @reading.get("/metrics", response_class=PlainTextResponse, summary="Figures for Prometheus")
-def metrics(request: Request) -> Response:
+async def metrics(request: Request) -> Response:
     """The door's, and what the database knows."""
+    context: Context = request.app.state.context
+    recorded: list[Metric] = []
+    with suppress(GuestgateError):
+        recorded = await context.ask_soon(lambda connection: list(_recorded(connection)))
+    text = await run_in_threadpool(_text, _Figures(context, recorded))
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+def _text(figures: Collector) -> bytes:
     registry = CollectorRegistry()
-    registry.register(_Figures(request.app.state.context))
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    registry.register(figures)
+    return generate_latest(registry)
 
 
 @anybody.get(
@@ -64,7 +74,7 @@ def parts(context: Context) -> tuple[dict[str, str], bool]:
     }
     if context.outage.database_is_away():
         found["database"] = "does not answer"
-    elif context.outage.copy is None:
+    elif isinstance(context.database, SqliteDatabase):  # which nobody has asked
         try:
             with context.database.read() as connection:
                 sequence.position(connection)
@@ -102,8 +112,10 @@ def _valid_until(certificate: Path) -> datetime | None:
 class _Figures(Collector):
     """All figures at one moment."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, recorded: list[Metric]) -> None:
+        """What is `recorded` is the database's; nothing where it does not answer."""
         self._context = context
+        self._recorded = recorded
 
     def collect(self) -> Iterator[Metric]:
         """The door's figures and the database's; those that cannot be had are left out, and `up` says so."""
@@ -124,12 +136,8 @@ class _Figures(Collector):
         yield from self._files()
         if self._context.settings.stands_in:
             yield from _stand_in(self._context.outage.state(), door)
-        figures: list[Metric] = []
-        if not self._context.outage.database_is_away():
-            with suppress(GuestgateError), self._context.database.read() as connection:
-                figures = list(_recorded(connection))
-        yield _gauge("guestgate_database_up", "Whether the database can be read.", float(bool(figures)))
-        yield from figures
+        yield _gauge("guestgate_database_up", "Whether the database can be read.", float(bool(self._recorded)))
+        yield from self._recorded
 
     def _files(self) -> Iterator[Metric]:
         database = self._context.database

@@ -13,7 +13,7 @@ from concurrent.futures import TimeoutError as NotYetError
 import structlog
 
 from guestgate import clock, sequence
-from guestgate.database import Database
+from guestgate.database import Database, is_postgres
 from guestgate.errors import GuestgateError
 from guestgate.settings import Settings
 from guestgate.stand_in.copy import CopyState, StandInCopy
@@ -30,9 +30,10 @@ class OutageWatch:
     """Any thread may ask, but not the event loop's."""
 
     def __init__(self, settings: Settings) -> None:
-        """Where the machine does not stand in there is no copy, and the database counts as there."""
+        """Where the machine does not stand in there is no copy. A file of its own counts as there."""
         self._copy = StandInCopy(settings.stand_in_file) if settings.stands_in else None
         self._settings = settings
+        self._is_shared = is_postgres(settings.database)
         self._looked_at = float("-inf")
         self._state: CopyState | None = None
         self._asking = ThreadPoolExecutor(1, "database-there")
@@ -64,7 +65,7 @@ class OutageWatch:
 
     def database_is_away(self) -> bool:
         """Whether the database does not answer. Takes a second at most."""
-        if self._copy is None:
+        if not self._is_shared:
             return False
         state = self.state()
         is_young = state is not None and state.age_s is not None and state.age_s < YOUNG_S

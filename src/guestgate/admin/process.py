@@ -55,7 +55,7 @@ class AdminProcess:
     """The door's end. Lives in the event loop."""
 
     def __init__(self, settings: Settings, state: Callable[[bool], Awaitable[DoorState]]) -> None:
-        """`state` is asked whenever the admin listener wants to know how the door is, with its figures or not."""
+        """`state` is asked whenever the admin listener wants to know how the door is, with all its figures or not."""
         self._state = state
         self._address = admin_address(settings)
         self._process = KeptProcess(
@@ -86,8 +86,8 @@ class AdminProcess:
 
     async def _tell(self) -> None:
         while self._question is not None and self._process.child is not None:
-            (number, with_figures), self._question = self._question, None
-            await self._process.child.send_beside((number, await self._state(with_figures)))
+            (number, all_figures), self._question = self._question, None
+            await self._process.child.send_beside((number, await self._state(all_figures)))
 
     async def renew(self) -> None:
         """Serve with the certificate as it is on disk now."""
@@ -124,14 +124,14 @@ class DoorLine:
         self._pipe.send("")
         self._opened.set()
 
-    def ask(self, with_figures: bool) -> DoorState | None:
+    def ask(self, all_figures: bool) -> DoorState | None:
         """How the door is; None where it does not say so in time."""
         if not self._opened.wait(DOOR_PATIENCE_S):
             return None
         with self._lock:
             self._asked += 1
             try:
-                self._pipe.send((self._asked, with_figures))
+                self._pipe.send((self._asked, all_figures))
                 while True:  # a reply that came too late for an earlier question is passed over
                     number, state = self._replies.get(timeout=DOOR_PATIENCE_S)
                     if number == self._asked:

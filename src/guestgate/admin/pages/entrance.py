@@ -7,7 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from guestgate import sessions, tokens
 from guestgate.admin.pages.access import is_secure, keep_session, router
-from guestgate.admin.pages.admission import COOKIE, ask_soon
+from guestgate.admin.pages.admission import COOKIE
 from guestgate.admin.pages.view import THEME, THEMES, In
 from guestgate.database import Database
 from guestgate.tokens import Role
@@ -30,7 +30,7 @@ async def sign_in(view: In) -> Response:
     token, to = view.form.get("token", "").strip()[:MAX_TOKEN_LENGTH], view.form.get("to", "")
     context = view.request.app.state.context
     # Without a token nobody gets as far as the lock for writing.
-    is_known = await ask_soon(context, lambda connection: tokens.holder(connection, token)) is not None
+    is_known = await context.ask_soon(lambda connection: tokens.holder(connection, token)) is not None
     session = await run_in_threadpool(_begin, context.database, token) if is_known else None
     if session is None:
         return view.render("login.html", 401, to=to, wrong=True)

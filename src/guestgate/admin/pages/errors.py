@@ -65,7 +65,6 @@ def _away(view: View, detail: str | None) -> Response:
     context = view.request.app.state.context
     stands_in = context.settings.stands_in
     sentence, goes_on = monitoring.stand_in(context, context.ask_door(False)) if stands_in else (None, False)
-    again = view.address if view.request.method == "GET" else "/"
     return view.render(
         "away.html",
         HTTPStatus.SERVICE_UNAVAILABLE,
@@ -75,7 +74,7 @@ def _away(view: View, detail: str | None) -> Response:
         sentence=sentence,
         detail=detail,
         was_form=view.request.method == "POST",
-        again=again,
+        again=view.here,
         again_s=LOOK_AGAIN_S,
     )
 

@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from guestgate import clock, nodes, record, sequence, studios
 from guestgate.admin import monitoring
 from guestgate.admin.context import Context
-from guestgate.admin.pages.admission import OVER, check_database
+from guestgate.admin.pages.admission import OVER
 from guestgate.admin.pages.view import part
 from guestgate.errors import GuestgateError
 from guestgate.nodes import Node
@@ -137,7 +137,7 @@ class Live:
             return await run_in_threadpool(self._look_in_thread)
 
     def _look_in_thread(self) -> bool:
-        check_database(self._context)
+        self._context.check_database()
         if clock.monotonic() - self._asked_at >= 2 * THIS_SERVER_S:  # nobody has been looking
             self._ask_this_server()
         with self._context.database.read() as connection:

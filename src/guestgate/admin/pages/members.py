@@ -27,7 +27,7 @@ MAX_TEXT = 255
 
 @reading.get("/members")
 def find(view: In) -> Response:
-    """Members that what was typed may mean; one alone is shown at once. Or those of a plan."""
+    """Members that what was typed may mean; one alone is shown at once, and so is a decision. Or those of a plan."""
     text, plan = view.asked("q"), view.asked("plan")
     after = view.request.query_params.get("after", "")
     following = None
@@ -37,8 +37,11 @@ def find(view: In) -> Response:
             following = found[ON_PAGE - 1]["member_id"] if len(found) > ON_PAGE else None
         else:
             found = search.members(connection, text)
+        is_decision = not found and record.has_decision(connection, text)
     if PART in view.request.headers:
         return view.render("results.html", found=found, text=text, most=search.MOST)
+    if is_decision:
+        return view.go(f"/decision/{text}")
     if text and len(found) == 1:
         return view.go(address(found[0]["member_id"]))
     return view.render(

@@ -69,6 +69,11 @@ class View:
         return self.path + (f"?{self.request.url.query}" if self.request.url.query else "")
 
     @property
+    def here(self) -> str:
+        """Where a form that changes nothing of this page leads back to."""
+        return self.address if self.request.method == "GET" else "/"
+
+    @property
     def stand_in(self) -> str | None:
         """What people are told of this server's stand-in; None where all is as it should be."""
         context = self.request.app.state.context
