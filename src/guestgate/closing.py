@@ -25,10 +25,11 @@ from guestgate.database import Database
 from guestgate.errors import ConflictError
 from guestgate.model import Source, VisitState
 from guestgate.record import PayableRule
+from guestgate.settings import RECONCILE_GRACE_S
 from guestgate.statement_lines import Kind, Line, Totals, lines
 
 # How long after its end a month is left alone, so that what came in late and the reconciliation are in it.
-GRACE = timedelta(hours=6)
+GRACE = timedelta(seconds=RECONCILE_GRACE_S)
 
 _v, _s, _l = schema.visits.c, schema.statements.c, schema.statement_lines.c
 _insert = BulkInsert(schema.statement_lines)
@@ -41,7 +42,7 @@ class Closing:
     database: Database
     month: str
     payable_requires: str
-    grace: timedelta = GRACE
+    grace: timedelta = GRACE  # the setting `reconcile_grace_s`
     _attempt: int = field(default=0, init=False)
     _count: int = field(default=0, init=False)
     _position: int = field(default=0, init=False)

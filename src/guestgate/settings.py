@@ -6,6 +6,7 @@ Later sources win. A wrong value is reported with the place it stands in, and no
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from guestgate.toml_lines import dotted, line_of, sentence
 ENV_PREFIX = "GUESTGATE_"
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 DEFAULT_FILE = Path("guestgate.toml")
+RECONCILE_GRACE_S = 21_600
 
 
 class Settings(BaseSettings):
@@ -47,7 +49,9 @@ class Settings(BaseSettings):
     )
     reconcile_every_s: int = Field(3600, ge=0, description="how often visits are held against entries; 0: never")
     reconcile_grace_s: int = Field(
-        21_600, ge=1, description="how long an entry may take to be told of before its absence means something"
+        RECONCILE_GRACE_S,
+        ge=1,
+        description="how long an entry may take to be told of before its absence means something",
     )
     host: str = Field("0.0.0.0", description="address of the public listener, or unix:/PATH behind a proxy")  # noqa: S104
     port: int = Field(8443, ge=1, le=65535, description="port of the public listener")
@@ -60,6 +64,11 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, description="door processes (PostgreSQL only)")
     secret_key: SecretStr | None = Field(None, description="seals Open API keys; rather in the environment")
     secret_key_file: Path = Field(Path("guestgate.secret"), description="where it stands otherwise")
+
+    @property
+    def grace(self) -> timedelta:
+        """How long what happened is left alone, because more may be told of it."""
+        return timedelta(seconds=self.reconcile_grace_s)
 
     @property
     def stands_in(self) -> bool:

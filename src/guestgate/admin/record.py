@@ -188,9 +188,10 @@ def statement_lines(
 def statement_close(office: In, month: Month) -> dict[str, Any]:
     """Its lines never change afterwards: later corrections are adjustments of the next month.
 
-    Months are closed in order, each six hours after it is over in every time zone; otherwise 409.
+    Months are closed in order, each some hours (`reconcile_grace_s`) after it is over in every time zone; else 409.
     """
-    for _ in Closing(office.context.database, month, office.payable_requires).run(office.who):
+    context = office.context
+    for _ in Closing(context.database, month, office.payable_requires, context.settings.grace).run(office.who):
         pass
     with office.read() as connection:
         return statements.statement(connection, month, None, payable_requires=office.payable_requires)

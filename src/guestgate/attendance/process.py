@@ -9,7 +9,6 @@ import gc
 import os
 import threading
 from contextlib import suppress
-from datetime import timedelta
 from multiprocessing.connection import Connection as Pipe
 
 import structlog
@@ -23,7 +22,6 @@ from guestgate.database import Database
 from guestgate.errors import ConflictError
 from guestgate.kept_process import KeptProcess
 from guestgate.log import configure as configure_log
-from guestgate.platform.history import PlatformHistory
 from guestgate.platform.secret_keys import SecretKeys
 from guestgate.settings import Settings
 from guestgate.stand_in.process import Complaints
@@ -67,7 +65,6 @@ class _Schedule:
         self._database = database
         self._every_ms = settings.reconcile_every_s * 1000
         self._ending = threading.Event()
-        self._grace = timedelta(seconds=settings.reconcile_grace_s)
         self._settings = settings
         self._thread: threading.Thread | None = None
         self._asked_at_ms = 0
@@ -87,9 +84,15 @@ class _Schedule:
             self._thread.start()
 
     def _run(self) -> None:
+        from guestgate.platform.history import (
+            PlatformHistory,
+        )  # brings an HTTP client, which starting need not wait for
+
         try:
             with PlatformHistory(self._database, SecretKeys.of(self._settings)) as history:
-                report = Reconciliation(self._database, history, self._grace, stopping=self._ending.is_set).run()
+                report = Reconciliation(
+                    self._database, history, self._settings.grace, stopping=self._ending.is_set
+                ).run()
         except ConflictError:  # another server is at it
             return
         except Exception as error:

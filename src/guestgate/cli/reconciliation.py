@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import timedelta
 from typing import Any
 
 import typer
@@ -36,10 +35,9 @@ def reconcile(since: Since = None, ca: Ca = None, config: ConfigFile = None, as_
     """
     loaded = settings.load(config)
     start = None if since is None else parse_since(since, clock.now())
-    grace = timedelta(seconds=loaded.reconcile_grace_s)
     database = open_database(config)
     with PlatformHistory(database, SecretKeys.of(loaded), ca=ca) as history:
-        report = Reconciliation(database, history, grace).run(start, who(), patience_s=PATIENCE_S)
+        report = Reconciliation(database, history, loaded.grace).run(start, who(), patience_s=PATIENCE_S)
     if as_json:
         show(asdict(report), as_json)
     else:

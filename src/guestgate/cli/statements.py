@@ -37,16 +37,17 @@ def statement(
 ) -> None:
     """Say what a month's visits come to: by studio and plan, with every correction. The open month too.
 
-    Months are closed in order, each six hours after it is over in every time zone. What is corrected, imported or
-    carried over later is an adjustment of the next month.
+    Months are closed in order, each some hours (`reconcile_grace_s`) after it is over in every time zone. What is
+    corrected, imported or carried over later is an adjustment of the next month.
 
     [dim]guestgate statement 2026-11 --csv november.csv[/dim]
     """
-    requires = settings.load(config).payable_requires
+    loaded = settings.load(config)
+    requires = loaded.payable_requires
     database = open_database(config)
     if close:
         with progress_bar(f"closing {month}", 0) as report:
-            for done in Closing(database, month, requires).run(who()):
+            for done in Closing(database, month, requires, loaded.grace).run(who()):
                 report(done)
     with database.read() as connection:
         content = statements.statement(connection, month, studio, payable_requires=requires)

@@ -138,10 +138,10 @@ def studios_with_account(connection: Connection) -> Sequence[str]:
     return connection.execute(query).scalars().all()
 
 
-def platform_studios(connection: Connection) -> dict[tuple[str, int], str]:
-    """Our ids of the studios whose number at the platform is known, by address of the chain and that number."""
-    known = select(_a.base_url, _a.platform_studio_id, _a.studio_id).where(_a.platform_studio_id.is_not(None))
-    return {(base_url, number): studio_id for base_url, number, studio_id in connection.execute(known)}
+def platform_studios(connection: Connection, base_url: str) -> dict[str, int | None]:
+    """The studios with an account at a chain, and what the platform calls them; None where it has not told it yet."""
+    query = select(_a.studio_id, _a.platform_studio_id).where(_a.base_url == base_url)
+    return {row.studio_id: row.platform_studio_id for row in connection.execute(query)}
 
 
 def problems(connection: Connection, secret_keys: SecretKeys) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,8 +24,7 @@ class PlatformHistory:
         """`ca` is a certificate to trust besides the system's."""
         self._database, self._secret_keys, self._ca = database, secret_keys, ca
         self._clients: dict[str, OpenApiClient] = {}
-        # By chain, and by the number that the platform has for a studio: our id.
-        self._ids: dict[tuple[str, int], str] = {}
+        self._chains: dict[str, dict[int, str]] = {}
         self._closing = ExitStack()
 
     def __enter__(self) -> Self:
@@ -49,34 +48,42 @@ class PlatformHistory:
         None where the platform knows no such customer. Raises OperationError where it cannot be asked.
         """
         client = self._client(studio_id)
+        ids = self._ids_at(client.base_url)
         try:
-            return list(self._entries(client, customer_id, since, until))
+            checkins = list(client.checkins(customer_id, since, until))
         except PlatformError as error:
             if error.status == 404:
                 return None
             raise
+        return [
+            Stay(checkin.id, ids[checkin.platform_studio_id], checkin.checked_in_at, checkin.checked_out_at)
+            for checkin in checkins
+            if checkin.platform_studio_id in ids
+        ]
 
-    def _entries(self, client: OpenApiClient, customer_id: int, since: datetime, until: datetime) -> Iterator[Stay]:
-        for checkin in client.checkins(customer_id, since, until):
-            studio_id = self._ids.get((client.base_url, checkin.platform_studio_id))
-            if studio_id is not None:
-                yield Stay(checkin.id, studio_id, checkin.checked_in_at, checkin.checked_out_at)
+    def _ids_at(self, base_url: str) -> dict[int, str]:
+        """Our ids of a chain's studios by the numbers that the platform has for them, which it is asked for once."""
+        if base_url not in self._chains:
+            with self._database.read() as connection:
+                numbers = accounts.platform_studios(connection, base_url)
+            for studio_id in [studio_id for studio_id, number in numbers.items() if number is None]:
+                with suppress(OperationError):  # it is told of when that studio's turn comes
+                    numbers[studio_id] = number = self._client(studio_id).studio_information().studio_id
+                    with self._database.write() as connection:
+                        accounts.note_platform_studio(connection, studio_id, number)
+            self._chains[base_url] = {
+                number: studio_id for studio_id, number in numbers.items() if number is not None
+            }
+        return self._chains[base_url]
 
     def _client(self, studio_id: str) -> OpenApiClient:
         client = self._clients.get(studio_id)
-        if client is not None:
-            return client
-        try:
-            with self._database.read() as connection:
-                self._ids |= accounts.platform_studios(connection)
-                account = accounts.load(connection, self._secret_keys, studio_id)
-            client = self._closing.enter_context(OpenApiClient(account, ca=self._ca))
-        except UsageError as error:
-            raise OperationError(str(error)) from None
-        if account.platform_studio_id is None:
-            number = client.studio_information().studio_id
-            with self._database.write() as connection:
-                accounts.note_platform_studio(connection, studio_id, number)
-            self._ids[account.base_url, number] = studio_id
-        self._clients[studio_id] = client
+        if client is None:
+            try:
+                with self._database.read() as connection:
+                    account = accounts.load(connection, self._secret_keys, studio_id)
+                client = self._closing.enter_context(OpenApiClient(account, ca=self._ca))
+            except UsageError as error:
+                raise OperationError(str(error)) from None
+            self._clients[studio_id] = client
         return client

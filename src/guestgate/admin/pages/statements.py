@@ -45,7 +45,7 @@ def one(view: In, month: str) -> Response:
         "statement.html",
         places=places,
         most=SHOWN,
-        closable=content["closed_at"] is None and closable(month, clock.now()),
+        closable=content["closed_at"] is None and closable(month, clock.now(), view.office.context.settings.grace),
         sums={name: sum(total[name] for total in content["totals"]) for name in statements.SUMS},
         **content,
     )
@@ -74,7 +74,10 @@ def close(view: In, month: str) -> Response:
     _check(month)
     if view.form.get("sure") != "yes":
         raise UsageError("say that you want to close the month: it cannot be opened again")
-    for _ in Closing(view.office.context.database, month, view.office.payable_requires).run(view.office.who):
+    context = view.office.context
+    for _ in Closing(context.database, month, view.office.payable_requires, context.settings.grace).run(
+        view.office.who
+    ):
         pass
     return view.go(f"/statements/{month}?done=closed")
 
