@@ -22,7 +22,6 @@ from guestgate.database import Database
 from guestgate.errors import ConflictError
 from guestgate.kept_process import KeptProcess
 from guestgate.log import configure as configure_log
-from guestgate.platform.secret_keys import SecretKeys
 from guestgate.settings import Settings
 from guestgate.stand_in.process import Complaints
 
@@ -84,9 +83,9 @@ class _Schedule:
             self._thread.start()
 
     def _run(self) -> None:
-        from guestgate.platform.history import (
-            PlatformHistory,
-        )  # brings an HTTP client, which starting need not wait for
+        # They bring an HTTP client, for which starting need not wait.
+        from guestgate.platform.history import PlatformHistory
+        from guestgate.platform.secret_keys import SecretKeys
 
         try:
             with PlatformHistory(self._database, SecretKeys.of(self._settings)) as history:
