@@ -8,10 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from guestgate import postgres as postgres_module
 from guestgate import sqlite as sqlite_module
 from guestgate.closing import Closing
 from guestgate.database import Database
+from guestgate.errors import OperationError
 from guestgate.forget import forget
 from guestgate.prune import Prune
 from guestgate.visits import Import, VisitRow
@@ -49,13 +51,31 @@ reentry_minutes = 0
 """
 BOTH = ("daily", "each")
 PEOPLE = [f"m{number}" for number in range(12)]
-KILLS = 4
+KILLS = 3
+CHANGES = 100
 
 
 def close(database: Database, month: str, requires: str = "authorized") -> None:
     """Close a month."""
     for _ in Closing(database, month, requires).run("cli:anna"):
         pass
+
+
+def begin(database: Database, month: str) -> None:
+    """Begin to close a month, and be broken off."""
+    with closing(Closing(database, month, "authorized").run("cli:anna")) as broken_off:
+        next(broken_off)  # type: ignore[call-overload]
+
+
+def patiently(work: Callable[[], object]) -> None:
+    """Do it, again and again where the machine is so busy that others keep the lock for longer than anybody waits."""
+    while True:
+        try:
+            work()
+            return
+        except OperationError as error:
+            if "locked" not in str(error) and "lock timeout" not in str(error):
+                raise
 
 
 def closed(database: Database) -> list[str]:
@@ -141,7 +161,7 @@ def gate(home: Gate) -> Iterator[Gate]:
     home.studio("s1")
     home.plans(PLANS)
     home.members(*(f"{name},{BOTH[number % 2]}" for number, name in enumerate(PEOPLE)))
-    fill(home.database, "2026-01", 4000, PEOPLE, plans=BOTH)
+    fill(home.database, "2026-01", 1500, PEOPLE, plans=BOTH)
     yield home
 
 
@@ -165,7 +185,7 @@ def test_a_server_killed_while_it_closes(gate: Gate) -> None:
         gate.start()
         _ask_to_close(gate, gate.token())
     assert closed(gate.database) == ["2026-01"]
-    assert len(lines(gate.database, "2026-01", "authorized")) == 4000
+    assert len(lines(gate.database, "2026-01", "authorized")) == 1500
     assert disputed(gate.database) == {} and problems(gate.database) == []
 
 
@@ -215,14 +235,14 @@ def test_commands_and_servers_that_close_the_same_month_at_once_close_it_once(ga
         said = "closed already" in complaint or "gave way" in complaint
         assert (one.returncode, said) in ((0, False), (1, True)), complaint
     assert len(rows(gate.database, "SELECT 1 FROM changes WHERE action = 'statement.closed'")) == 1
-    assert rows(gate.database, "SELECT count(*), count(DISTINCT attempt) FROM statement_lines") == [(4000, 1)]
+    assert rows(gate.database, "SELECT count(*), count(DISTINCT attempt) FROM statement_lines") == [(1500, 1)]
     assert disputed(gate.database) == {} and problems(gate.database) == []
 
 
 def test_everything_that_changes_visits_beside_closing(desk: Terminal) -> None:
     """Corrections, confirmations, imports, late visits, undelivered answers, forgetting: each counts once."""
     database, stop = desk.database, threading.Event()
-    fill(database, "2026-01", 1500, PEOPLE, plans=BOTH)
+    fill(database, "2026-01", 300, PEOPLE, plans=BOTH)
     failures: list[BaseException] = []
 
     def change(number: int) -> None:
@@ -232,9 +252,10 @@ def test_everything_that_changes_visits_beside_closing(desk: Terminal) -> None:
         past = Past(ours)
         try:
             with closing(past):
-                while not stop.is_set():
-                    _change_something(ours, past, dice)
-                    stop.wait(dice.random() * 0.02)
+                for _ in range(CHANGES):
+                    patiently(partial(_change_something, ours, past, dice))
+                    if stop.wait(dice.random() * 0.05):
+                        break
         except BaseException as error:
             failures.append(error)
             raise
@@ -245,14 +266,13 @@ def test_everything_that_changes_visits_beside_closing(desk: Terminal) -> None:
     frozen: dict[str, Any] = {}
     try:
         for month in ("2026-01", "2026-02", "2026-03"):
-            with closing(Closing(database, month, "authorized").run("cli:anna")) as broken_off:
-                next(broken_off)  # type: ignore[call-overload]
+            patiently(partial(begin, database, month))
             if month == "2026-02":
-                forget(database, "cli:anna", PEOPLE[0])
-                forget(database, "cli:anna", PEOPLE[1])
-            close(database, month)
+                patiently(partial(forget, database, "cli:anna", PEOPLE[0]))
+                patiently(partial(forget, database, "cli:anna", PEOPLE[1]))
+            patiently(partial(close, database, month))
             frozen[month] = _without_names(lines(database, month, "authorized"))
-        forget(database, "cli:anna", PEOPLE[2])
+        patiently(partial(forget, database, "cli:anna", PEOPLE[2]))
     finally:
         stop.set()
         for thread in threads:
