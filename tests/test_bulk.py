@@ -179,6 +179,7 @@ def test_hostile_cells(gate: Gate, client: httpx.Client) -> None:
     assert client.get("/members/second").json()["customers"] == [5, 6]
 
 
+@pytest.mark.embedded  # such lines are refused as they come, before any database is asked
 def test_memory_is_bounded(gate: Gate, client: httpx.Client) -> None:
     """A line of 100 MB and 300,000 small bad ones: each is told, and the process hardly grows."""
     pid = admin_pid(gate)

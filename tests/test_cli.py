@@ -60,6 +60,8 @@ REASONS = [
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 STRONG = "kF3v9Qz7Lr2Xw8Tn4Hb6Yc1Pd5Sg0MjA"
+# The command ends before it asks a database anything, wherever that is.
+nothing_is_looked_up = pytest.mark.embedded
 
 
 @pytest.fixture
@@ -149,6 +151,7 @@ def decided(desk: Terminal, *ages: timedelta, aggregator_id: str = "free", **dif
 # Exit statuses and sentences.
 
 
+@nothing_is_looked_up
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -201,6 +204,7 @@ def test_what_cannot_be_done_is_one_sentence_and_status_1(
     assert words in desk.complaint(*arguments, status=1)
 
 
+@nothing_is_looked_up
 @pytest.mark.parametrize(
     "group", [(), ("member",), ("studio",), ("key",), ("plan",), ("visit",), ("sandbox",), ("db",)]
 )
@@ -211,6 +215,7 @@ def test_a_group_without_a_command_shows_its_help(group: tuple[str, ...], termin
     assert not [line for line in done.err.splitlines() if line.startswith("guestgate:  ")]
 
 
+@nothing_is_looked_up
 def test_the_version_can_be_asked_for(terminal: Terminal) -> None:
     """For a report of a fault."""
     from importlib.metadata import version
@@ -362,6 +367,7 @@ def plain(text: str) -> str:
     return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
 
 
+@nothing_is_looked_up
 @pytest.mark.parametrize("path", [path for path, _ in commands()], ids=" ".join)
 def test_every_command_has_help(path: tuple[str, ...], terminal: Terminal) -> None:
     """It says how the command is called, what for, and what each option is."""
@@ -522,6 +528,7 @@ def test_since_takes_spans_and_instants(since: str, number: int, desk: Terminal)
     assert len(desk.json("decisions", "--since", given)) == number
 
 
+@nothing_is_looked_up
 @pytest.mark.parametrize(
     "since", ["", "yesterday", "24", "h", "1.5h", "-1h", "24 h", "2026-01-01", "2026-01-01T00:00:00", "9" * 30 + "d"]
 )

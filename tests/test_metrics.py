@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -15,7 +13,7 @@ from datetime import datetime, timedelta
 import httpx
 import pytest
 from callers import Caller, at_once, connected, locked
-from gate import Gate, environment, wait_for
+from gate import Gate, wait_for
 from office import admin_pid
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -204,15 +202,13 @@ def test_the_admin_process_dies_and_the_door_goes_on(served: Gate, client: httpx
 
 def refused(gate: Gate, *options: str, status: int) -> str:
     """The sentence with which `serve` ends by itself."""
-    command = [sys.executable, "-m", "guestgate", "serve", "--host", "localhost", "--port", str(gate.port)]
-    command += ["--config", str(gate.home / "guestgate.toml"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60, check=False)
-    assert done.returncode == status, done.stderr
+    done = gate.cli("serve", "--host", "localhost", "--port", str(gate.port), *options, status=status)
     told = [line for line in done.stderr.splitlines() if line.startswith("guestgate: ")]
     assert len(told) == 1 and "Traceback" not in done.stderr, done.stderr
     return told[0]
 
 
+@pytest.mark.embedded
 def test_addresses(home: Gate) -> None:
     """A taken port, no admin listener at all, and another address than loopback, which wants TLS."""
     tls = ("--tls-cert", str(home.cert), "--tls-key", str(home.key_file))
@@ -237,6 +233,7 @@ def test_addresses(home: Gate) -> None:
     assert home.stop() == 0
 
 
+@pytest.mark.embedded
 def test_several_renewals_at_once(home: Gate) -> None:
     """SIGHUP again before the admin listener is back with the new certificate: one process serves in the end."""
     home.start("--admin-host", "0.0.0.0")
