@@ -24,6 +24,7 @@ from typing import Any
 
 import httpx
 import pytest
+from backends import Backend
 from callers import Crowd, locked, rows
 from gate import Gate, environment, wait_for
 
@@ -116,8 +117,9 @@ def numbered(gate: Gate) -> list[tuple[int, str]]:
     return sorted(found)
 
 
-def test_a_consumer_that_is_killed_misses_and_repeats_nothing(gate: Gate, tmp_path: Path) -> None:
+def test_a_consumer_that_is_killed_misses_and_repeats_nothing(gate: Gate, backend: Backend, tmp_path: Path) -> None:
     """All that was recorded, once, in its order."""
+    kills = KILLS if backend.name == "sqlite" else KILLS // 3 + 1  # the consumer has a file of its own on either
     consumer, dice, stop = Consumer(gate, tmp_path / "office.db"), random.Random(SEED), threading.Event()
     work: list[tuple[Callable[[Gate, int, threading.Event], None], int]] = [
         *((clerk, number) for number in range(CLERKS)),
@@ -129,7 +131,7 @@ def test_a_consumer_that_is_killed_misses_and_repeats_nothing(gate: Gate, tmp_pa
         with Crowd(gate, people, SEED, DOORS):
             for thread in threads:
                 thread.start()
-            for _ in range(KILLS):
+            for _ in range(kills):
                 consumer.start()
                 time.sleep(dice.uniform(0.05, 0.5))
                 consumer.kill()
@@ -143,7 +145,7 @@ def test_a_consumer_that_is_killed_misses_and_repeats_nothing(gate: Gate, tmp_pa
     wait_for(lambda: len(consumer.seen()) >= len(everything), REPEAT, gate, seconds=120)
     consumer.kill()
     assert consumer.seen() == expected(gate), REPEAT
-    assert min(Counter(name.partition("-")[0] for name in everything).values()) > KILLS / 10
+    assert min(Counter(name.partition("-")[0] for name in everything).values()) > kills / 10
 
 
 def test_the_feed_waits_for_what_comes(gate: Gate) -> None:

@@ -14,7 +14,8 @@ from office import API
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 SEED = "20261125"
-EXAMPLES = "12"
+# For each operation, beside those that the document's limits lead to; the routes are the same on every database.
+EXAMPLES = {"sqlite": "12", "postgresql": "4"}
 # Ids may have slashes in them. So below a member's or studio's path there is always one more member or studio,
 # and those paths take more methods than the document can say.
 CONFIG = "".join(
@@ -72,7 +73,8 @@ def conforms(gate: Gate, folder: Path, document: dict[str, Any], url: str, *opti
     file.write_text(json.dumps(document), "utf-8")
     config.write_text(CONFIG, "utf-8")
     command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "run", str(file)]
-    command += ["--url", url, "--phases", "examples,coverage,fuzzing", "--seed", SEED, "--max-examples", EXAMPLES]
+    command += ["--url", url, "--phases", "examples,coverage,fuzzing", "--seed", SEED]
+    command += ["--max-examples", EXAMPLES[gate.database.engine.name]]
     command += ["--exclude-checks", NO_CHECKS, "--warnings", "off", "--no-color", "--continue-on-failure"]
     command += [argument for path in NOT_HERE for argument in ("--exclude-path", path)]
     done = subprocess.run(
