@@ -101,6 +101,24 @@ def terminal(
         backend.drop(url)
 
 
+@pytest.fixture
+def terminal_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], backend: Backend
+) -> Iterator[Callable[[Gate], Terminal]]:
+    """Makes such an installation that begins with the record of another one, which nobody is using."""
+    terminals: list[Terminal] = []
+
+    def begin(gate: Gate) -> Terminal:
+        url = backend.copy(gate.database_url, tmp_path)
+        terminals.append(Terminal(tmp_path / "home", monkeypatch, capsys, url, furnished=True))
+        return terminals[-1]
+
+    yield begin
+    for terminal in terminals:
+        terminal.close()
+        backend.drop(terminal.database_url)
+
+
 @pytest.fixture(scope="module")
 def new_gate(tmp_path_factory: pytest.TempPathFactory, backend: Backend) -> Iterator[Callable[[], Gate]]:
     """Makes installations that a file's tests share, not yet serving; whatever they start is ended."""

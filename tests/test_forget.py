@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,11 @@ OWN = "our-company"
 START = datetime(2026, 11, 2, 9, tzinfo=UTC)
 
 
-@pytest.fixture
-def desk(terminal: Terminal) -> Terminal:
+@pytest.fixture(scope="module")
+def known(new_gate: Callable[[], Gate]) -> Gate:
     """Ada and Bob, with visits, denials, corrections and everything else that can name Ada."""
-    terminal.plans(
+    gate = new_gate()
+    gate.plans(
         """\
 [plans.once]
 name = "Once a day"
@@ -52,24 +54,18 @@ reentry_minutes = 30
 limits = [{ max = 1, per = "day" }]
 """
     )
-    terminal.studio()
-    past = Past(terminal.database, OWN)
+    gate.studio()
+    past = Past(gate.database, OWN)
     past.checkin(ADA, START - timedelta(days=1))  # before she was a member here
     past.checkin(OWN, START - timedelta(days=1), customer=CARDS[1])  # and before her card was linked
-    terminal.members(
-        {"member_id": ADA, "plan": "once", "email": "ada.old@example.com", "customer_id": str(OLD_CARD)},
-        {"member_id": "bob", "plan": "once", "first_name": "Bob", "customer_id": "17"},
+    gate.members(
+        f"{ADA},once,,ada.old@example.com,{OLD_CARD}",
+        "bob,once,Bob,,17",
+        header="member_id,plan,first_name,email,customer_id",
     )
-    terminal.run("member", "unlink", ADA, str(OLD_CARD))
-    terminal.members(
-        {
-            "member_id": ADA,
-            "plan": "once",
-            "last_name": "Lovelace",
-            "email": "ada@example.com",
-            "customer_id": ";".join(map(str, CARDS)),
-        }
-    )
+    gate.cli("member", "unlink", ADA, str(OLD_CARD))
+    cards = ";".join(map(str, CARDS))
+    gate.members(f"{ADA},once,Lovelace,ada@example.com,{cards}", header="member_id,plan,last_name,email,customer_id")
     for day in range(4):
         at = START + timedelta(days=day)
         past.checkin(ADA, at, customer=CARDS[0])
@@ -78,18 +74,22 @@ limits = [{ max = 1, per = "day" }]
         past.checkin("bob", at, customer=17)
         past.checkin("bob", at + timedelta(hours=3), customer=CARDS[0])  # Bob with Ada's card
     past.checkin(ADA, START + timedelta(days=5), customer=CARDS[0], undelivered=True)
-    codes = [terminal.json("member", "code", ADA)[0]["code"] for _ in range(2)]
+    codes = [gate.json("member", "code", ADA)[0]["code"] for _ in range(2)]
     for text in (codes[0], ADA, "bob", "nobody"):
         past.validate(text, START)
     past.close()
-    file = terminal.file(
-        "visits.csv", f"member_id,studio_id,at\n{ADA},s1,2026-10-01T10:00:00Z\nbob,s1,2026-10-01T10:00:00Z\n"
-    )
-    terminal.run("visit", "import", file)
-    (visit, *_) = rows(terminal.database, f"SELECT id FROM visits WHERE member_id = '{ADA}'")
-    with terminal.database.write("cli:staff") as connection:
+    visits = f"member_id,studio_id,at\n{ADA},s1,2026-10-01T10:00:00Z\nbob,s1,2026-10-01T10:00:00Z\n"
+    gate.cli("visit", "import", "-", input=visits)
+    (visit, *_) = rows(gate.database, f"SELECT id FROM visits WHERE member_id = '{ADA}'")
+    with gate.database.write("cli:staff") as connection:
         corrections.reverse(connection, visit.id, f"{ADA} tore the poster")
-    return terminal
+    return gate
+
+
+@pytest.fixture
+def desk(terminal_at: Callable[[Gate], Terminal], known: Gate) -> Terminal:
+    """That, for this test alone."""
+    return terminal_at(known)
 
 
 def traces(database: Database, words: tuple[str, ...] = PERSONAL) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from backends import Backend, copied
 from callers import everything, problems, rows
+from gate import Gate
 from killing import kill_at, lines_of, moments, repeat
 from past import Past
 from terminal import Terminal
@@ -43,13 +45,14 @@ limits = [{ max = 100, per = "cycle" }]
 MEMBERS = ("free", "total", "cycle")
 
 
-@pytest.fixture
-def desk(terminal: Terminal) -> Terminal:
+@pytest.fixture(scope="module")
+def grown(new_gate: Callable[[], Gate]) -> Gate:
     """A member of each plan, here every ten days for 400 days, refused once in a while; and a member who left."""
-    terminal.plans(PLANS)
-    terminal.studio()
-    terminal.members(*({"member_id": plan, "plan": plan, "cycle_anchor": "2026-01-01"} for plan in MEMBERS))
-    past = Past(terminal.database)
+    gate = new_gate()
+    gate.plans(PLANS)
+    gate.studio()
+    gate.members(*(f"{plan},{plan},2026-01-01" for plan in MEMBERS), header="member_id,plan,cycle_anchor")
+    past = Past(gate.database)
     for days in range(400, 0, -10):
         for plan in MEMBERS:
             past.checkin(plan, NOW - timedelta(days=days))
@@ -60,10 +63,17 @@ def desk(terminal: Terminal) -> Terminal:
         past.validate("free", NOW - timedelta(days=days))
         past.validate("nobody", NOW - timedelta(days=days))
     past.close()
-    terminal.monkeypatch.setattr(clock, "now", lambda: NOW)
-    with terminal.writing() as connection:
+    with gate.database.write() as connection:
         old = clock.to_ms(NOW - timedelta(days=200))
         connection.exec_driver_sql(f"UPDATE changes SET at_ms = {old} WHERE action = 'plan.added'")
+    return gate
+
+
+@pytest.fixture
+def desk(terminal_at: Callable[[Gate], Terminal], grown: Gate) -> Terminal:
+    """That, for this test alone."""
+    terminal = terminal_at(grown)
+    terminal.monkeypatch.setattr(clock, "now", lambda: NOW)
     return terminal
 
 
