@@ -484,8 +484,10 @@ def test_a_fault_in_one_check_in(serving: Gate) -> None:
 
 # What `db check` finds
 
-VISIT = "(SELECT id FROM decisions WHERE reason = 'ok' ORDER BY seq LIMIT 1)"
-SECOND = "(SELECT id FROM decisions WHERE reason = 'ok' ORDER BY seq LIMIT 1 OFFSET 1)"
+# Of the first visit, and the second, that nobody has taken back.
+COUNTING = "SELECT id FROM visits WHERE state = 'authorized' ORDER BY seq LIMIT 1"
+VISIT = f"({COUNTING})"
+SECOND = f"({COUNTING} OFFSET 1)"
 DENIAL = "(SELECT id FROM decisions WHERE outcome = 'denied' ORDER BY seq LIMIT 1)"
 UNDECIDED = "(SELECT id FROM decisions WHERE outcome = 'undecided' ORDER BY seq LIMIT 1)"
 INSERT_VISIT = """INSERT INTO visits (id, member_id, studio_id, at_ms, local_date, tags, test, state, source)
