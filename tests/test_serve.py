@@ -139,23 +139,6 @@ def test_an_address_of_another_machine_is_a_failure_in_one_sentence(empty: Gate)
     assert "192.0.2.1" in assert_sentence(done.stderr)
 
 
-def test_two_servers_do_not_share_a_port(prepared: Gate, empty: Gate) -> None:
-    """The second one fails, rather than to take half of the first one's calls with another record."""
-    prepared.start()
-    try:
-        second = launch(empty, "--host", "localhost", "--port", str(prepared.port), *with_tls(empty))
-        try:
-            said = second.communicate(timeout=5)[1]
-        except subprocess.TimeoutExpired:
-            second.terminate()
-            said = second.communicate(timeout=30)[1]
-            raise AssertionError(f"the second server serves on the first one's port: {said}") from None
-        assert second.returncode == 1
-        assert str(prepared.port) in assert_sentence(said)
-    finally:
-        prepared.stop()
-
-
 # Ways to serve
 
 
@@ -219,8 +202,8 @@ def end(process: subprocess.Popen[str], with_signal: signal.Signals = signal.SIG
     return process.returncode
 
 
-def test_a_unix_socket_behind_a_proxy(prepared: Gate, door: Path) -> None:
-    """The same contract again; a reload of certificates that there are none of does no harm."""
+def test_a_unix_socket_behind_a_proxy(prepared: Gate, empty: Gate, door: Path) -> None:
+    """The same contract again; neither a reload of certificates that there are none of nor a second server harms."""
     process = on_socket(prepared, door)
     try:
         headers = {"X-API-Key": prepared.keys["s1"]}
@@ -231,21 +214,6 @@ def test_a_unix_socket_behind_a_proxy(prepared: Gate, door: Path) -> None:
         for _ in range(20):
             assert answers(door, PATH, headers=headers, json=body) == 200
             time.sleep(0.05)
-    finally:
-        assert end(process) == 0
-
-
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
-def test_a_unix_socket_left_behind_does_not_matter(prepared: Gate, door: Path, ending: signal.Signals) -> None:
-    """However the last server ended, the next one serves on the same path."""
-    end(on_socket(prepared, door), ending)
-    assert end(on_socket(prepared, door)) == 0
-
-
-def test_a_unix_socket_in_use_is_not_taken_away(prepared: Gate, empty: Gate, door: Path) -> None:
-    """The second server fails in one sentence, the first one serves on."""
-    first = on_socket(prepared, door)
-    try:
         second = launch(empty, "--behind-proxy", "--host", f"unix:{door}")
         try:
             said = second.communicate(timeout=10)[1]
@@ -255,7 +223,14 @@ def test_a_unix_socket_in_use_is_not_taken_away(prepared: Gate, empty: Gate, doo
         assert second.returncode == 1
         assert str(door) in assert_sentence(said)
     finally:
-        end(first)
+        assert end(process) == 0
+
+
+def test_a_unix_socket_left_behind_does_not_matter(prepared: Gate, door: Path) -> None:
+    """However the last server ended, the next one serves on the same path."""
+    for ending in (signal.SIGTERM, signal.SIGKILL):
+        end(on_socket(prepared, door), ending)
+    assert end(on_socket(prepared, door)) == 0
 
 
 def test_relative_certificate_paths_work_from_the_file(prepared: Gate) -> None:
@@ -282,6 +257,32 @@ def listening(gate: Gate) -> bool:
     return True
 
 
+@pytest.fixture
+def serving(prepared: Gate) -> Iterator[Gate]:
+    """It serves, over TLS; where the test ends it, all of its processes end."""
+    if prepared.process is None or prepared.process.poll() is not None:
+        prepared.start()
+    assert prepared.process is not None
+    group = prepared.process.pid
+    assert len(processes(group)) > 1
+    yield prepared
+    if prepared.process.poll() is not None:
+        wait_for(lambda: not processes(group), "processes stay behind", prepared)
+
+
+def test_two_servers_do_not_share_a_port(serving: Gate, empty: Gate) -> None:
+    """The second one fails, rather than to take half of the first one's calls with another record."""
+    second = launch(empty, "--host", "localhost", "--port", str(serving.port), *with_tls(empty))
+    try:
+        said = second.communicate(timeout=5)[1]
+    except subprocess.TimeoutExpired:
+        second.terminate()
+        said = second.communicate(timeout=30)[1]
+        raise AssertionError(f"the second server serves on the first one's port: {said}") from None
+    assert second.returncode == 1
+    assert str(serving.port) in assert_sentence(said)
+
+
 # SIGTERM
 
 
@@ -291,77 +292,71 @@ def listening(gate: Gate) -> bool:
     ids=["decided late", "not decided in time"],
 )
 def test_a_call_in_flight_is_answered_before_the_end(
-    prepared: Gate, ending: signal.Signals, held_s: float, status: int
+    serving: Gate, ending: signal.Signals, held_s: float, status: int
 ) -> None:
     """The server takes no new callers, answers those it has, and exits with 0."""
-    prepared.start()
     replies: list[Reply] = []
-    data = request(checkin("free-1"), key=prepared.keys["s1"])
-    with Wire(prepared) as wire:
+    data = request(checkin("free-1"), key=serving.keys["s1"])
+    with Wire(serving) as wire:
         caller = threading.Thread(target=lambda: replies.append(wire.ask(data)))
-        with prepared.database.connect_writer() as connection, connection.begin():
+        with serving.database.connect_writer() as connection, connection.begin():
             caller.start()
             time.sleep(0.05)  # the call is on its way, and cannot be decided
-            assert prepared.process is not None
-            prepared.process.send_signal(ending)
+            assert serving.process is not None
+            serving.process.send_signal(ending)
             time.sleep(held_s)
         caller.join()
     assert [reply.status for reply in replies] == [status]
-    assert prepared.process.wait(timeout=30) == 0
-    assert not listening(prepared)
-    (row,) = [row for row in prepared.json("decisions") if row["id"] == replies[0].json()["decisionId"]]
+    assert serving.process.wait(timeout=30) == 0
+    assert not listening(serving)
+    (row,) = [row for row in serving.json("decisions") if row["id"] == replies[0].json()["decisionId"]]
     assert (row["http_status"], row["undelivered"]) == (status, False)
-    assert "Traceback" not in prepared.log.read_text("utf-8")
+    assert "Traceback" not in serving.log.read_text("utf-8")
 
 
-def test_hanging_callers_do_not_spoil_the_end(prepared: Gate) -> None:
+def test_hanging_callers_do_not_spoil_the_end(serving: Gate) -> None:
     """Idle, half-finished and vanished ones: what can be answered is, and the exit status is 0."""
-    prepared.start()
-    key = prepared.keys["s1"]
+    key = serving.keys["s1"]
     data = request(checkin("free-2"), key=key)
     with ExitStack() as stack:
-        idle = [stack.enter_context(Wire(prepared)) for _ in range(5)]
+        idle = [stack.enter_context(Wire(serving)) for _ in range(5)]
         assert {wire.ask(data).status for wire in idle} == {200}
-        halves = [stack.enter_context(Wire(prepared)) for _ in range(5)]
+        halves = [stack.enter_context(Wire(serving)) for _ in range(5)]
         for wire in halves:
             wire.send(data[:-5])
         for half in (data[:-5], request(checkin("free-2"), key=key, chunks=5)[:-9], data[:40]):
-            with Wire(prepared) as gone:
+            with Wire(serving) as gone:
                 gone.send(half)
         time.sleep(0.05)
-        assert prepared.process is not None
-        prepared.process.send_signal(signal.SIGTERM)
+        assert serving.process is not None
+        serving.process.send_signal(signal.SIGTERM)
         replies = [wire.reply() for wire in halves]
     assert [reply and reply.status for reply in replies] == [408] * 5
-    assert prepared.process.wait(timeout=30) == 0
-    log = prepared.log.read_text("utf-8")
+    assert serving.process.wait(timeout=30) == 0
+    log = serving.log.read_text("utf-8")
     assert "Traceback" not in log
     assert "panic" not in log
 
 
-def test_new_callers_are_turned_away_while_it_ends(prepared: Gate) -> None:
+def test_new_callers_are_turned_away_while_it_ends(serving: Gate) -> None:
     """As soon as the end has begun nobody else is taken, so that a balancer goes elsewhere."""
-    prepared.start()
-    with Wire(prepared) as wire:
-        with prepared.database.connect_writer() as connection, connection.begin():
-            wire.send(request(checkin("free-3"), key=prepared.keys["s1"]))
-            assert prepared.process is not None
-            prepared.process.send_signal(signal.SIGTERM)
-            wait_for(lambda: not listening(prepared), "new connections are still taken", prepared)
+    with Wire(serving) as wire:
+        with serving.database.connect_writer() as connection, connection.begin():
+            wire.send(request(checkin("free-3"), key=serving.keys["s1"]))
+            assert serving.process is not None
+            serving.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: not listening(serving), "new connections are still taken", serving)
         wire.reply()
-    assert prepared.process.wait(timeout=30) == 0
+    assert serving.process.wait(timeout=30) == 0
 
 
-def test_every_process_of_the_server_ends(prepared: Gate) -> None:
-    """Nothing of it stays behind, in whatever way it ends."""
-    for ending in (signal.SIGTERM, signal.SIGKILL):
-        prepared.start()
-        assert prepared.process is not None
-        group = prepared.process.pid
-        assert len(processes(group)) > 1
-        prepared.process.send_signal(ending)  # to the listener only: the ledger has to notice
-        prepared.process.wait(timeout=30)
-        wait_for(lambda group=group: not processes(group), "processes stay behind", prepared)
+def test_every_process_of_a_server_that_is_killed_ends(serving: Gate) -> None:
+    """Only the listener is: the others have to notice."""
+    assert serving.process is not None
+    group = serving.process.pid
+    serving.process.kill()
+    serving.process.wait(timeout=30)
+    wait_for(lambda: not processes(group), "processes stay behind", serving)
 
 
 def processes(group: int) -> list[str]:
