@@ -21,7 +21,7 @@ from guestgate import schema
 from guestgate.check import check
 from guestgate.database import Database
 
-DECISIONS = 200_000
+DECISIONS = 130_000
 
 
 @pytest.fixture(scope="module")
