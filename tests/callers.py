@@ -119,9 +119,15 @@ def locked(database: Database, *members: str) -> Iterator[None]:
 
 
 class Crowd:
-    """Threads that check members in, one call after the other each, until told to stop."""
+    """Threads that check members in, one call after the other each, until told to stop; between two calls they rest.
 
-    def __init__(self, gate: Gate, members: Sequence[str], seed: object, size: int = 6) -> None:
+    Without a rest they take all that the processors have.
+    """
+
+    def __init__(
+        self, gate: Gate, members: Sequence[str], seed: object, size: int = 6, *, rest_s: float = 0.0
+    ) -> None:
+        self._rest_s = rest_s
         self.replies: list[Reply] = []
         self.broken = 0  # calls without a whole answer
         self._gate, self._members = gate, members
@@ -155,6 +161,7 @@ class Crowd:
                 self._stop.wait(0.01)
             else:
                 self.replies.append(reply)
+                self._stop.wait(self._rest_s)
         caller.close()
 
 

@@ -29,6 +29,8 @@ SEED = int(os.environ.get("GUESTGATE_TEST_SEED", "1"))
 NODES, CALLERS = 4, 200
 MAXIMA = (1, 3, 7)
 KILLS = 4
+# Between two calls at a node, so that the start of another one has a processor.
+PAUSE_S = 0.01
 # A change has to be in force on every node by then.
 FOLLOW_S = 2.0
 
@@ -125,7 +127,9 @@ def test_rolling_restarts_refuse_nobody_who_calls_again(nodes: list[Gate]) -> No
     """Nodes end and start one after the other; on those that are there, every call gets its yes or no."""
     with ExitStack() as stack:
         crowds = [
-            stack.enter_context(Crowd(node, [f"free-{n}" for n in range(40)], f"{SEED} {number}", size=1))
+            stack.enter_context(
+                Crowd(node, [f"free-{n}" for n in range(40)], f"{SEED} {number}", size=1, rest_s=PAUSE_S)
+            )
             for number, node in enumerate(nodes)
         ]
         for node, crowd in zip(nodes, crowds, strict=True):
