@@ -67,7 +67,7 @@ class Gate:
         self.cert, self.key_file = make_certificate(folder)
         self.port, self.admin_port = free_port(), free_port()
         self.keys: dict[str, str] = {}
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | commands.Process | None = None
         self.log = folder / "server.log"
         self.home = folder / "gate"
         write_installation(self.home, database_url, furnished=furnished)
@@ -134,29 +134,25 @@ class Gate:
                 pass
         assert not upsert.report.bad, list(upsert.report.bad)
 
-    def start(self, *options: str, wrapper: tuple[str, ...] = ()) -> None:
-        """Serve, and return once connections are taken."""
-        command = [
-            *wrapper,
-            sys.executable,
-            "-m",
-            "guestgate",
-            "serve",
-            "--host",
-            "localhost",
-            "--port",
-            str(self.port),
-            "--admin-port",
-            str(self.admin_port),
-        ]
-        command += ["--config", str(self.home / "guestgate.toml"), *self.options, *options]
-        if "--behind-proxy" not in command:
-            command += ["--tls-cert", str(self.cert), "--tls-key", str(self.key_file)]
+    def start(self, *options: str, wrapper: tuple[str, ...] = (), copied: bool = True) -> None:
+        """Serve, and return once connections are taken.
+
+        The process is a copy as that of `cli` is, unless there is a `wrapper` or a test is about how it is started.
+        """
+        arguments = ["serve", "--host", "localhost", "--port", str(self.port), "--admin-port", str(self.admin_port)]
+        arguments += ["--config", str(self.home / "guestgate.toml"), *self.options, *options]
+        if "--behind-proxy" not in arguments:
+            arguments += ["--tls-cert", str(self.cert), "--tls-key", str(self.key_file)]
         self._log_before = self.log.stat().st_size if self.log.exists() else 0
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                command, stdout=output, stderr=output, env=environment(), start_new_session=True
-            )
+        with self.log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
+            if copied and not wrapper:
+                files = (nothing, output, output)
+                self.process = commands.Process(tuple(arguments), environment(), files, start_new_session=True)
+            else:
+                command = [*wrapper, sys.executable, "-m", "guestgate", *arguments]
+                self.process = subprocess.Popen(
+                    command, stdout=output, stderr=output, env=environment(), start_new_session=True
+                )
         wait_for(self._serves, "the server did not start", self)
 
     def _serves(self) -> bool:

@@ -84,7 +84,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
     gate.studio("s1")
     gate.plans()
     gate.members("good,free", "idle,free", "hasty,free")
-    gate.start()
+    gate.start(copied=False)  # it is looked at how it was called, too
     yield gate
     gate.close()
 

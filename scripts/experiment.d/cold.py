@@ -28,7 +28,7 @@ def start_cold(cluster: Cluster, decisions: int, members: int, folder: Path) -> 
     gate = Gate(folder, database_url=grown.url, stand_in="snapshot")
     try:
         started = time.monotonic()
-        gate.start()
+        gate.start(copied=False)
         while not (status := json.loads(gate.cli("standin", "status", "--json").stdout))["ready"]:
             if time.monotonic() - started > 10 * READY_S:
                 raise SystemExit(f"the copy is not complete after {10 * READY_S:.0f} s: {status}")

@@ -76,7 +76,7 @@ async def run(count: int, per_s: float, seconds: float) -> None:
         gate.plans(PLANS)
         people = [f"p-{number}" for number in range(2000)]
         gate.members(*(f"{person},daily" for person in people))
-        gate.start()
+        gate.start(copied=False)
         file = Path(folder) / "members.csv"
         with file.open("w", encoding="utf-8") as output:
             names = list(row(0, "free"))

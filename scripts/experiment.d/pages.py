@@ -93,7 +93,7 @@ class Visitor:
 @contextmanager
 def serving(gate: Gate) -> Iterator[None]:
     """A server that was just started."""
-    gate.start()
+    gate.start(copied=False)
     try:
         yield
     finally:
