@@ -167,6 +167,16 @@ def test_signing_in_and_out(served: Gate) -> None:
         assert desk.get("/members").status_code == 303
 
 
+def test_whoever_signs_in_again_ends_the_session_before(served: Gate) -> None:
+    """At a desk that people share, nothing of the one before stays good."""
+    with Desk(served, Role.OPERATOR) as desk, Desk(served) as thief:
+        before = {"cookie": f"{COOKIE}={desk.cookies[COOKIE]}"}
+        assert thief.get("/members", headers=before).status_code == 200
+        desk.post("/login", data={"token": served.token(Role.VIEWER)})
+        assert desk.get("/members").status_code == 200
+        assert thief.get("/members", headers=before).status_code == 303
+
+
 def test_behind_a_proxy_that_speaks_tls_the_cookie_is_secure(served: Gate) -> None:
     """As it is where this listener speaks TLS itself."""
     with Desk(served) as desk:

@@ -7,15 +7,12 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
 
 import pytest
 from desk import Desk
 from gate import Gate, wait_for
 
 from guestgate import studios, tokens
-from guestgate.admin.pages.decisions import ON_PAGE
 from guestgate.fingerprints import fingerprint, sha256_of
 from guestgate.tokens import Role
 
@@ -41,7 +38,7 @@ def gate(new_gate: Callable[[], Gate]) -> Gate:
         studios.add(connection, "keyless", name="<b>Keyless", timezone="UTC", tags=frozenset(), test=True)
         studios.change(connection, "closed", active=False)
     gate.plans(PLANS)
-    gate.members("m-1,once", "m-2,once", "m-3,once", "e-1,early", "h-1,once", "h-2,once")
+    gate.members("m-1,once", "m-2,once", "m-3,once", "e-1,early")
     gate.start()
     return gate
 
@@ -86,75 +83,6 @@ def test_a_denial_of_nobody_known(gate: Gate, viewer: Desk) -> None:
     assert "Denied Nobody has this id. Asked" in text(page) and "It made no visit." in text(page)
     assert "Member nobody known aggregatorId <u>stranger" in text(page) and "<u>" not in page
     assert viewer.get("/decision/nothing").status_code == 404
-
-
-def shown(page: str) -> list[str]:
-    """The decisions that a list has, by id."""
-    return re.findall(r'<td class="when"><a href="/decision/([^"]+)"', page)
-
-
-@pytest.fixture(scope="module")
-def came(gate: Gate) -> dict[str, str]:
-    """Three calls at two studios, by what is special about each: their decisions' ids."""
-    calls = {"allowed": ("h-1", "s1"), "stranger": ("nobody-h", "s1"), "elsewhere": ("h-2", "a/b ?&é")}
-    return {name: gate.checkin(who, studio_id=where).json()["decisionId"] for name, (who, where) in calls.items()}
-
-
-def test_check_ins_that_somebody_chooses(gate: Gate, viewer: Desk, came: dict[str, str]) -> None:
-    """By studio, answer, reason, member and day, each in the page's address; one after the other and together."""
-    today = {zone: datetime.now(ZoneInfo(zone)).date() for zone in ("UTC", "Europe/Berlin")}
-    for asked, wanted in (
-        ({}, {"allowed", "stranger", "elsewhere"}),
-        ({"studio": "a/b ?&é"}, {"elsewhere"}),
-        ({"answer": "allowed"}, {"allowed", "elsewhere"}),
-        ({"reason": "unknown_member"}, {"stranger"}),
-        ({"member": "h-1"}, {"allowed"}),
-        ({"member": "h-1", "answer": "denied"}, set()),
-        ({"studio": "s1", "answer": "allowed"}, {"allowed"}),
-        ({"day": today["UTC"].isoformat()}, {"allowed", "stranger", "elsewhere"}),
-        ({"studio": "s1", "day": today["Europe/Berlin"].isoformat()}, {"allowed", "stranger"}),
-        ({"member": "h-2", "day": today["UTC"].isoformat()}, {"elsewhere"}),
-        ({"member": "h-2", "day": (today["UTC"] - timedelta(days=2)).isoformat()}, set()),
-        ({"day": (today["UTC"] + timedelta(days=2)).isoformat()}, set()),
-        ({"studio": "nowhere"}, set()),
-    ):
-        page = viewer.page("/decisions", **asked)
-        assert set(shown(page)) & set(came.values()) == {came[name] for name in wanted}, asked
-        assert shown(page) or "that are so." in text(page)
-    page = viewer.page("/decisions", studio="a/b ?&é", reason="ok")
-    assert '<option value="a/b ?&amp;é" selected>' in page and '<option value="ok" selected>' in page
-    assert "Day at the studio" in text(page)
-
-
-@pytest.mark.parametrize(
-    "asked", [{"answer": "<i>"}, {"reason": "x"}, {"day": "2026-02-30"}, {"day": "9999-12-31"}, {"after": "-1"}]
-)
-def test_check_ins_that_cannot_be_chosen(viewer: Desk, asked: dict[str, str]) -> None:
-    """The page says what is wrong."""
-    answer = viewer.get("/decisions", params=asked)
-    assert answer.status_code == 422 and "This cannot be done" in answer.text and "<i>" not in answer.text
-
-
-def test_check_ins_page_by_page(gate: Gate, viewer: Desk, came: dict[str, str]) -> None:
-    """The latest first, none twice and none left out, whoever comes meanwhile; what was chosen stays chosen."""
-    for _ in range(ON_PAGE + 3):
-        gate.checkin("nobody-p", studio_id="s1")
-    page = viewer.page("/decisions", studio="s1", reason="unknown_member")
-    found = shown(page)
-    assert len(found) == ON_PAGE
-    gate.checkin("nobody-p", studio_id="s1")
-    further = re.search(r'<a href="([^"]+)" rel="next">', page)
-    assert further is not None and "studio=s1&amp;reason=unknown_member" in further[1]
-    page = viewer.page(html.unescape(further[1]))
-    rest = shown(page)
-    assert not set(found) & set(rest) and rest[-1] not in found and came["stranger"] in rest
-    assert "Earlier ones" not in text(page) and "The latest" in text(page)
-
-
-def test_a_decision_is_found_by_its_id(viewer: Desk, came: dict[str, str]) -> None:
-    """In the box that finds members."""
-    answer = viewer.get("/members", params={"q": f" {came['allowed']} "})
-    assert (answer.status_code, answer.headers["location"]) == (303, f"/decision/{came['allowed']}")
 
 
 def test_studios_that_somebody_should_look_at_come_first(gate: Gate, viewer: Desk) -> None:

@@ -67,12 +67,14 @@ def _chosen(asked: dict[str, str], places: dict[str, dict[str, Any]], after: str
         if name in asked and asked[name] not in list(known):
             raise UsageError(f"there is no {name} {asked[name]}")
     studio = asked.get("studio")
-    since, until = None, None
+    since: datetime | None = None
+    until: datetime | None = None
     if "day" in asked:
         timezone = places[studio]["timezone"] if studio in places else "UTC"
         since, until = _day(asked["day"], ZoneInfo(timezone))
     elif "member" not in asked:
-        since = clock.now() - LATEST
+        until = clock.now()
+        since = until - LATEST
     return Filter(
         member=asked.get("member"),
         studio=studio,

@@ -31,7 +31,8 @@ async def sign_in(view: In) -> Response:
     context = view.request.app.state.context
     # Without a token nobody gets as far as the lock for writing.
     is_known = await context.ask_soon(lambda connection: tokens.holder(connection, token)) is not None
-    session = await run_in_threadpool(_begin, context.database, token) if is_known else None
+    before = view.request.cookies.get(COOKIE)
+    session = await run_in_threadpool(_begin, context.database, token, before) if is_known else None
     if session is None:
         return view.render("login.html", 401, to=to, wrong=True)
     response = view.go(_here(to))
@@ -60,8 +61,11 @@ def choose_theme(view: In) -> Response:
     return response
 
 
-def _begin(database: Database, token: str) -> str | None:
+def _begin(database: Database, token: str, before: str | None) -> str | None:
+    """A new session; what this browser had before ends."""
     with database.write() as connection:
+        if before is not None:
+            sessions.end(connection, before)
         return sessions.begin(connection, token)
 
 
