@@ -20,7 +20,7 @@ from guestgate.admin.shapes import Event
 from guestgate.cli import app
 from guestgate.metrics import DoorMetrics
 from guestgate.model import Reason
-from guestgate.probe.clauses import CLAUSES
+from guestgate.probe.clauses import CLAUSES, MEMBER_CLAUSES
 from guestgate.settings import Settings
 from guestgate.starter import CONFIG
 from guestgate.tokens import Role
@@ -91,11 +91,11 @@ def test_every_metric_is_documented() -> None:
 def test_every_clause_of_the_probe_is_documented() -> None:
     """In the order in which they are asked; and each rests on a section that the contract has."""
     table = PROBE.partition("## The clauses")[2].partition("\n\nWhat failed")[0]
-    assert re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE) == [clause.id for clause in CLAUSES]
+    assert re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE) == [clause.id for clause in (*CLAUSES, *MEMBER_CLAUSES)]
     sections = re.findall(
         r"^## (.*?)(?: \(\*platform\*\))?$", (ROOT / "docs/CONTRACT.md").read_text("utf-8"), re.MULTILINE
     )
-    assert {clause.section for clause in CLAUSES} <= set(sections)
+    assert {clause.section for clause in (*CLAUSES, *MEMBER_CLAUSES)} <= set(sections)
 
 
 @pytest.mark.quiet

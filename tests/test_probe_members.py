@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from endpoints import ALLOWED, DATA, DENIED, KEY, MEMBER, MEMBER_PATH, PATH, Ans
 from gate import Gate
 
 from guestgate.contract import BadBodyError, parse_validation
-from guestgate.probe import run
+from guestgate.probe import members, run
+from guestgate.probe.calls import Caller
 from guestgate.probe.clauses import CLAUSES, MEMBER_CLAUSES, asked
-from guestgate.probe.report import Report, Verdict
+from guestgate.probe.report import Finding, Report, Verdict
 from guestgate.probe.target import Card, MemberValidation, Target
 
 # A probe wants answers in time.
@@ -47,14 +48,26 @@ def probe(url: str, ca: Path, member: str | None = MEMBER, calls: int = CALLS) -
     return asyncio.run(run.probe(Target.of(url, KEY, ALLOWED, DENIED, ca, desk), calls))
 
 
-def verdicts(report: Report, verdict: Verdict) -> set[str]:
+def ask(url: str, ca: Path, member: str | None = MEMBER, calls: int = CALLS) -> list[Finding]:
+    """Ask only about member validation: the other clauses know nothing of it."""
+    desk = MemberValidation.of(url.replace(PATH, MEMBER_PATH), member)
+    target = Target.of(url, KEY, ALLOWED, DENIED, ca, desk)
+
+    async def found() -> list[Finding]:
+        async with Caller(replace(target, url=desk.url), set()) as caller:
+            return [finding async for finding in members.findings(desk, KEY, caller, calls)]
+
+    return asyncio.run(found())
+
+
+def verdicts(findings: Iterable[Finding], verdict: Verdict) -> set[str]:
     """The clauses with this verdict."""
-    return {finding.clause.id for finding in report.findings if finding.verdict is verdict}
+    return {finding.clause.id for finding in findings if finding.verdict is verdict}
 
 
-def received(report: Report, clause: str) -> str:
+def received(findings: Iterable[Finding], clause: str) -> str:
     """What came back for a clause."""
-    return next(finding.received for finding in report.findings if finding.clause.id == clause)
+    return next(finding.received for finding in findings if finding.clause.id == clause)
 
 
 @pytest.mark.embedded
@@ -62,7 +75,7 @@ def test_an_endpoint_that_keeps_the_contract_passes(authority: Authority, certif
     """Every clause is asked, in the catalogue's order, and no data of the member is repeated where all is well."""
     with serving(Endpoint(), endpoints.context(certificate)) as url:
         report = probe(url, authority.file)
-    assert report.holds and verdicts(report, Verdict.NOTE) == {"reachable"}
+    assert report.holds and verdicts(report.findings, Verdict.NOTE) == {"reachable"}
     assert [finding.clause.id for finding in report.findings] == ORDER
     assert len(ORDER) == len(CLAUSES) + len(MEMBER_CLAUSES) and ORDER[-1] == CLAUSES[-1].id
     assert "Nowak" not in json.dumps(report.as_dict())
@@ -83,7 +96,7 @@ def test_without_a_member_it_is_asked_about_nobody(authority: Authority, certifi
 
     with serving(Listens(), endpoints.context(certificate)) as url:
         report = probe(url, authority.file, None, calls=50)
-    assert report.holds and verdicts(report, Verdict.NOTE) == {"reachable", "member-known", "member-data"}
+    assert report.holds and verdicts(report.findings, Verdict.NOTE) == {"reachable", "member-known", "member-data"}
     assert [finding.clause.id for finding in report.findings] == ORDER
     assert len(set(after)) == 1 and len(after) <= 12
 
@@ -101,11 +114,11 @@ def test_guestgate_keeps_the_contract(served: Gate) -> None:
         target = Target.of(url, served.keys["s1"], *cards, served.cert, MemberValidation.of(at, member))
         report = asyncio.run(run.probe(target, 20))
         assert report.holds, [finding for finding in report.findings if finding.verdict is not Verdict.PASSED]
-    assert received(report, "member-unknown") == "404"
+    assert received(report.findings, "member-unknown") == "404"
     gone = Target.of(url, served.keys["s1"], *cards, served.cert, MemberValidation.of(at, "gone"))
     report = asyncio.run(run.probe(gone, 4))
-    assert verdicts(report, Verdict.FAILED) == {"member-known"}
-    assert verdicts(report, Verdict.CONSEQUENCE) == {"member-data", "member-unknown-properties"}
+    assert verdicts(report.findings, Verdict.FAILED) == {"member-known"}
+    assert verdicts(report.findings, Verdict.CONSEQUENCE) == {"member-data", "member-unknown-properties"}
 
 
 @dataclass(frozen=True)
@@ -165,15 +178,12 @@ def is_no_id(body: Any, _: endpoints.Call) -> bool:
 
 IDS = {clause.id for clause in MEMBER_CLAUSES}
 POSITIVE = {"member-data", "member-unknown-properties"}  # they ask for a yes, so they fail with the plain question
+ELSEWHERE = IDS - {"member-no-redirect", "member-stricter", "member-in-time"}
 KEYS = {"member-key-missing": None, "member-key-empty": "", "member-key-wrong": KEY[:-1]}
 BARE = "application/json"
 
 FAMILY = [
-    Broken(
-        "member-no-redirect",
-        endpoints.LeadsMembersElsewhere,
-        IDS - {"member-no-redirect", "member-stricter", "member-in-time"},
-    ),
+    Broken("member-no-redirect", endpoints.LeadsMembersElsewhere, ELSEWHERE),
     Broken(
         "member-charset",
         on(415, lambda _, call: call.headers["content-type"] != BARE),
@@ -196,7 +206,6 @@ FAMILY = [
     Broken("member-body-wrong-type", on(500, is_no_id), name="a fault"),
     Broken("member-unknown-properties", on(400, lambda body, _: isinstance(body, dict) and len(body) > 1)),
     Broken("member-in-time", endpoints.ThinksLongOfMembers, calls=2),
-    Broken("key-not-echoed", endpoints.RepeatsToMembers),
     *[
         Broken("member-data", endpoint, name=name)
         for name, endpoint in {
@@ -222,23 +231,43 @@ FAMILY = [
 @pytest.mark.embedded
 @pytest.mark.parametrize("broken", FAMILY, ids=str)
 def test_each_fault_is_found_on_its_own_clause(broken: Broken, authority: Authority, certificate: Issued) -> None:
-    """Other clauses fail at most as its consequences, those about check-ins not at all; no key is shown."""
+    """Other clauses fail at most as its consequences, and no key is shown."""
     with serving(broken.endpoint(), endpoints.context(certificate)) as url:
-        report = probe(url, authority.file, broken.member, broken.calls)
-    found = {finding.clause.id: (finding.verdict.value, finding.received) for finding in report.findings}
-    assert list(found) == ORDER
-    assert verdicts(report, Verdict.FAILED) == {broken.clause}, found
-    assert verdicts(report, Verdict.CONSEQUENCE) == broken.consequences, found
-    assert {finding.because.id for finding in report.findings if finding.because} <= {broken.clause}
-    assert not report.holds and KEY not in json.dumps(report.as_dict())
+        findings = ask(url, authority.file, broken.member, broken.calls)
+    found = {finding.clause.id: (finding.verdict.value, finding.received) for finding in findings}
+    assert list(found) == [clause.id for clause in MEMBER_CLAUSES]
+    assert verdicts(findings, Verdict.FAILED) == {broken.clause}, found
+    assert verdicts(findings, Verdict.CONSEQUENCE) == broken.consequences, found
+    assert {finding.because.id for finding in findings if finding.because} <= {broken.clause}
+    assert KEY not in json.dumps([finding.as_dict() for finding in findings])
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize(
+    ("endpoint", "clause", "consequences"),
+    [
+        (endpoints.LeadsMembersElsewhere, "member-no-redirect", ELSEWHERE),
+        (endpoints.HangsUpOnMembers, "member-known", IDS - {"member-known"}),
+        (endpoints.RepeatsToMembers, "key-not-echoed", set()),
+    ],
+)
+def test_a_fault_there_is_none_of_check_ins(
+    endpoint: Callable[[], Endpoint], clause: str, consequences: set[str], authority: Authority, certificate: Issued
+) -> None:
+    """The whole probe: what is said of check-ins stays as it is; a key that is repeated counts wherever that is."""
+    with serving(endpoint(), endpoints.context(certificate)) as url:
+        report = probe(url, authority.file)
+    assert [finding.clause.id for finding in report.findings] == ORDER and not report.holds
+    assert verdicts(report.findings, Verdict.FAILED) == {clause}
+    assert verdicts(report.findings, Verdict.CONSEQUENCE) == consequences
 
 
 @pytest.mark.embedded
 def test_each_field_is_told_of_without_its_value(authority: Authority, certificate: Issued) -> None:
     """All that is wrong at once, a line each."""
     with serving(tells(gender="X", phonePrivate=None, birthName="ignored")(), endpoints.context(certificate)) as url:
-        report = probe(url, authority.file)
-    assert received(report, "member-data").splitlines() == [
+        findings = ask(url, authority.file)
+    assert received(findings, "member-data").splitlines() == [
         "gender should be MALE, FEMALE or UNISEX",
         "phonePrivate is null; what is not known is left out",
     ]
@@ -248,13 +277,12 @@ def test_each_field_is_told_of_without_its_value(authority: Authority, certifica
 def test_what_fails_nothing_is_noted(authority: Authority, certificate: Issued) -> None:
     """Odd questions that are taken, and a member without a name."""
     lenient = on(200, lambda _, call: call.headers["content-type"] == "text/plain")
-    for endpoint, clause in (
-        (lenient, "member-stricter"),
-        (lambda: endpoints.TellsOfMembers({"aggregatorId": "m"}), "member-data"),
-    ):
+    nameless = lambda: endpoints.TellsOfMembers({"aggregatorId": "m"})  # noqa: E731
+    for endpoint, clause in ((lenient, "member-stricter"), (nameless, "member-data")):
         with serving(endpoint(), endpoints.context(certificate)) as url:
-            report = probe(url, authority.file)
-        assert report.holds and verdicts(report, Verdict.NOTE) == {"reachable", clause}
+            findings = ask(url, authority.file)
+        assert verdicts(findings, Verdict.NOTE) == {clause}
+        assert {finding.verdict for finding in findings} == {Verdict.NOTE, Verdict.PASSED}
 
 
 @pytest.mark.embedded
@@ -262,4 +290,5 @@ def test_no_key_goes_to_a_server_that_is_not_trusted(tmp_path: Path, authority: 
     """Neither address is asked anything, and every clause says why."""
     with serving(Endpoint(), endpoints.context(Authority(tmp_path).issue("localhost"))) as url:
         report = probe(url, authority.file)
-    assert verdicts(report, Verdict.FAILED) == {"certificate-chain"} and verdicts(report, Verdict.CONSEQUENCE) >= IDS
+    assert verdicts(report.findings, Verdict.FAILED) == {"certificate-chain"}
+    assert verdicts(report.findings, Verdict.CONSEQUENCE) >= IDS
