@@ -56,7 +56,7 @@ class Closing:
         """
         statements.check_month(self.month)
         with self.database.read() as connection:  # it may take long, where no lock is held
-            first = first_month(connection)
+            first = first_month(connection) if adjustments.closed(connection) is None else None
             _, self._position = sequence.position(connection)
         with self.database.write(who) as connection:
             done = self._begin(connection, first)
