@@ -36,7 +36,7 @@ def to_ms(instant: datetime) -> int:
 
 def from_ms(ms: int) -> datetime:
     """The UTC instant of so many milliseconds since the Unix epoch."""
-    return datetime.fromtimestamp(ms / 1000, UTC)
+    return EPOCH + ms * MILLISECOND
 
 
 def iso(instant: datetime) -> str:

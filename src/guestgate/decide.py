@@ -223,12 +223,14 @@ def _limit_reached(facts: Facts, member: Member, at: datetime, today: date) -> V
         return PASSES[Reason.LIMIT_REACHED]
     within: list[LimitUse] = []
     exceeded: list[tuple[date, LimitUse]] = []
-    for limit, used, end, is_used_up in _limit_uses(facts, member, today):
-        use = LimitUse(limit.max, limit.per, limit.scope, used)
-        if is_used_up:
-            exceeded.append((end or date.max, use))
-        else:
-            within.append(use)
+    for limit in member.plan.limits:
+        if _applies(limit, facts):
+            used, end = _used(limit, facts, member, today)
+            use = LimitUse(limit.max, limit.per, limit.scope, used)
+            if used < limit.max:
+                within.append(use)
+            else:
+                exceeded.append((end or date.max, use))
     if not exceeded:
         return Verdict(Reason.LIMIT_REACHED, Effect.PASSES, uses=tuple(within))
     exceeded.sort(key=lambda item: item[0], reverse=True)
@@ -239,30 +241,28 @@ def _limit_reached(facts: Facts, member: Member, at: datetime, today: date) -> V
 
 
 def _is_limit_reached(facts: Facts, member: Member, at: datetime, today: date) -> bool:
-    return any(is_used_up for _, _, _, is_used_up in _limit_uses(facts, member, today))
+    most = len(facts.visits)
+    for limit in member.plan.limits:
+        # Most limits need no counting: there are not even so many visits.
+        if limit.max <= most and _applies(limit, facts) and _used(limit, facts, member, today)[0] >= limit.max:
+            return True
+    return False
 
 
-def _limit_uses(facts: Facts, member: Member, today: date) -> list[tuple[Limit, int, date | None, bool]]:
-    """Each limit that applies here, how often it was used, when its period ends, and whether it is used up."""
-    plan, tags, uses = member.plan, facts.studio.tags, []
-    for limit in plan.limits:
-        tag = limit.tag
-        if tag is None or tag in tags:
-            start, end = period(limit.per, today, member.anchor, plan.cycle_days)
-            used = _used(limit, tag, start, end, facts)
-            uses.append((limit, used, end, used >= limit.max))
-    return uses
+def _applies(limit: Limit, facts: Facts) -> bool:
+    return limit.tag is None or limit.tag in facts.studio.tags
 
 
-def _used(limit: Limit, tag: str | None, start: date, end: date | None, facts: Facts) -> int:
-    """The visits that count against a limit in the period from `start` until before `end`."""
-    here, before = facts.studio.id if limit.scope == STUDIO else None, end or date.max
+def _used(limit: Limit, facts: Facts, member: Member, today: date) -> tuple[int, date | None]:
+    """The visits that count against a limit in the present period, and the first day of the next one, if any."""
+    start, end = period(limit.per, today, member.anchor, member.plan.cycle_days)
+    before, tag, here = end or date.max, limit.tag, facts.studio.id if limit.scope == STUDIO else None
     used = 0
     for _, studio_id, _, day, tags, test in facts.visits:
         counts = start <= day < before and not test
         if counts and (here is None or studio_id == here) and (tag is None or tag in tags):
             used += 1
-    return used
+    return used, end
 
 
 Rule = Callable[[Facts, Member, datetime, date], Verdict]

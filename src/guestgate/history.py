@@ -83,7 +83,7 @@ class History:
         # Put together and then sorted: SQLite would rather sort each part, by way of an index, and merge them.
         everything = union_all(*parts).subquery()
         query = select(everything).order_by(everything.c.member, everything.c.number)
-        yield from self._streamed(query)
+        return self._streamed(query)
 
     def _streamed(self, query: Select[Any]) -> Iterator[Any]:
         """As the driver gives them: what SQLAlchemy makes of rows costs as much as what is done with them."""
@@ -92,11 +92,11 @@ class History:
         if self._connection.dialect.name == "sqlite":
             cursor, parameters = driver.cursor(), [compiled.params[name] for name in compiled.positiontup or ()]
         else:
-            cursor, parameters = driver.cursor(name="history"), compiled.params
+            cursor, parameters = driver.cursor(name="history", binary=True), compiled.params
+            cursor.itersize = PAGE
         with closing(cursor):
             cursor.execute(str(compiled), parameters)
-            while page := cursor.fetchmany(PAGE):
-                yield from page
+            yield from cursor
 
     def _members_of(self, plan_ids: Collection[str]) -> Select[Any]:
         return select(_d.member_id).where(*self._received, _d.plan_id.in_(plan_ids))

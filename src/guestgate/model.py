@@ -91,7 +91,7 @@ STUDIO = "studio"
 TAG_PREFIX = "tag:"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Limit:
     """At most ``max`` visits per period, counted over a scope: ``network``, ``studio`` or ``tag:NAME``."""
 
@@ -99,7 +99,7 @@ class Limit:
     per: Per
     scope: str = NETWORK
 
-    @property
+    @cached_property
     def tag(self) -> str | None:
         """The tag's name where the scope is one."""
         return self.scope.removeprefix(TAG_PREFIX) if self.scope.startswith(TAG_PREFIX) else None

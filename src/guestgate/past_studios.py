@@ -39,6 +39,11 @@ class PastStudios:
                 self._states[studio_id].insert(0, replace(self._states[studio_id][0], **values))
                 self._changed[studio_id].insert(0, seq)
 
+    def always(self, studio_id: str) -> Studio | None:
+        """The studio, where it was the same all along."""
+        states = self._states.get(studio_id, ())
+        return states[0] if len(states) == 1 else None
+
     def at(self, studio_id: str, seq: int) -> Studio:
         """The studio as it was for what has this number."""
         states = self._states[studio_id]

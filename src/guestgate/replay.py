@@ -11,6 +11,7 @@ member whose cycles were counted from another day, then): else the difference wo
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from itertools import groupby
@@ -29,7 +30,9 @@ from guestgate.past_studios import PastStudios
 from guestgate.plans_file import PlanDocument, document_of, plan_of
 from guestgate.tally import Example, Tally
 
-OK = Reason.OK.value
+# Of two sums or answers.
+BEFORE, AFTER = 0, 1
+OK, UNAVAILABLE = Reason.OK.value, Reason.UNAVAILABLE.value
 
 
 class Ready:
@@ -41,6 +44,7 @@ class Ready:
         self.rules = plan_rules(plan)
         self.has_cycle = plan.has_cycle
         self.reach = None if plan.reach_days is None else timedelta(days=plan.reach_days)
+        self.pays_each = plan.payable is Payable.PER_VISIT
 
 
 class Versions(NamedTuple):
@@ -50,20 +54,66 @@ class Versions(NamedTuple):
     now: Ready
 
 
-# A visit in one of the two histories: its instant, its number, and its plan, or None where it never pays.
-Entry = tuple[int, int, Visit, Versions | None]
+class Place:
+    """A studio, for those who came there under one version of a plan: what they have in common, and their sums."""
+
+    def __init__(self, replay: Replay, plan_id: str | None, version: int | None, studio_id: str) -> None:
+        """Nobody has come yet. Without a plan nothing is decided here again."""
+        self.plan_id, self.studio_id = plan_id, studio_id
+        if plan_id is not None and version is not None:
+            self.then, self.now = replay.plans[plan_id, version]
+            self.pays_each = self.then.pays_each, self.now.pays_each
+        # None where it was not always the same.
+        self.studio = replay.studios.always(studio_id)
+        # Check-ins by their reason, which stays, and by those before and after.
+        self.kept: dict[str, int] = defaultdict(int)
+        self.changed: dict[tuple[str, str], int] = defaultdict(int)
+        # Visits that are paid for, before and after.
+        self.payable = [0, 0]
+
+    def tell(self, tally: Tally) -> None:
+        """Hand in the sums."""
+        for reason, count in self.kept.items():
+            tally.answers[self.plan_id, self.studio_id, reason, reason] += count
+        for (before, after), count in self.changed.items():
+            tally.answers[self.plan_id, self.studio_id, before, after] += count
+        if self.plan_id is not None:
+            for sums, count in zip((tally.payable_before, tally.payable_after), self.payable, strict=True):
+                if count:
+                    sums[self.plan_id, self.studio_id] += count
+
+
+class Places(dict[tuple["str | None", "int | None", str], Place]):
+    """By plan, version and studio."""
+
+    def __init__(self, replay: Replay) -> None:
+        """Of one replay."""
+        super().__init__()
+        self._replay = replay
+
+    def __missing__(self, key: tuple[str | None, int | None, str]) -> Place:
+        self[key] = Place(self._replay, *key)
+        return self[key]
+
+
+_FIRST = itemgetter(0)
+# A visit in one of the two histories: its instant, its number, and its place, which has no plan where it never pays.
+Entry = tuple[int, int, Visit, Place]
 
 
 class Visits:
     """A member's visits in one of the two histories, as far as they are not reversed."""
 
+    __slots__ = ("_all_near_until", "_near", "_plan", "_reversed", "entries")
+
     def __init__(self) -> None:
         """There are none yet."""
         self.entries: dict[int, Entry] = {}
         self._reversed: dict[int, Entry] = {}
-        # Those that `_plan` still looks at, and perhaps some more.
+        # Those that `_plan` still looks at, and perhaps some more: the first one does until a date.
         self._near: list[Visit] = []
         self._plan: Ready | None = None
+        self._all_near_until = date.min
 
     def copy(self) -> Visits:
         """The same, to go another way from here on."""
@@ -73,9 +123,8 @@ class Visits:
 
     def add(self, entry: Entry) -> None:
         """One more."""
-        _, number, visit, _ = entry
-        self.entries[number] = entry
-        self._near.append(visit)
+        self.entries[entry[1]] = entry
+        self._near.append(entry[2])
 
     def change(self, number: int, is_reversed: bool) -> None:
         """Take a visit back, or the taking back; nothing where it was not made in this history."""
@@ -89,11 +138,13 @@ class Visits:
         """At least those that a plan looks at on a date, and not many more; only good until something changes."""
         if plan is not self._plan:
             self._plan, self._near = plan, [visit for _, _, visit, _ in self.entries.values()]
+            self._all_near_until = date.min
         near = self._near
-        if near and plan.reach is not None:
+        if today > self._all_near_until and near and plan.reach is not None:
             first = today - plan.reach
             while near and near[0].local_date < first:
                 del near[0]
+            self._all_near_until = near[0].local_date + plan.reach if near else today
         return near
 
 
@@ -121,11 +172,10 @@ class Replay:
         self.plans = _plans(connection, documents)
         self.since_ms = clock.to_ms(since)
         self.confirmed_only = payable_requires == VisitState.CONFIRMED.value
-        self.pays_alike = all(
-            versions.then.plan.payable is versions.now.plan.payable for versions in self.plans.values()
-        )
+        self.pays_alike = all(then.pays_each is now.pays_each for then, now in self.plans.values())
         self.studios = PastStudios(connection)
         self.calendars = Calendars()
+        self.places = Places(self)
         self._history = History(connection, since)
         self._asked = _asked(connection, self.plans, since)
 
@@ -142,20 +192,25 @@ class Replay:
             confirmations=self.confirmed_only,
         )
         done = 0
-        for member_id, about in groupby(rows, itemgetter(0)):
+        for member_id, about in groupby(rows, _FIRST):
             done += Person(self, member_id).go(about)
             yield done
+        for place in self.places.values():
+            place.tell(self.tally)
 
 
 class Person:
     """A member, or all whom nobody knew, in both histories."""
+
+    __slots__ = ("_anchor", "_changed", "_confirmed", "_id", "_members", "_recorded", "_replay", "_replayed")
 
     def __init__(self, replay: Replay, member_id: str | None) -> None:
         """Nothing has happened yet."""
         self._replay = replay
         self._id = member_id or ""
         self._anchor: date | None = None
-        self._member: Member | None = None
+        # As of each plan that is asked.
+        self._members: dict[Ready, Member] = {}
         self._recorded = self._replayed = Visits()
         # Visits; those that only the replay has are taken to be.
         self._confirmed: set[int] = set()
@@ -163,63 +218,64 @@ class Person:
 
     def go(self, rows: Iterator[Any]) -> int:
         """Go through what happened, in order; returns how many check-ins that were."""
-        checkins = 0
-        for row in rows:
-            what, text = row[2], row[7]
+        checkins, places = 0, self._replay.places
+        for _, number, what, at_ms, studio_id, plan_id, version, text in rows:
             if what >= CHECKIN:
                 checkins += 1
+                place = places[plan_id, version, studio_id]
                 if text in PLAN_REASONS:
-                    self._checkin(row)
-                elif text != Reason.UNAVAILABLE:
-                    self._replay.tally.answers[row[5], row[4], text, text] += 1
+                    self._checkin(place, number, what, at_ms, text)
+                elif text != UNAVAILABLE:
+                    place.kept[text] += 1
             elif what == VISIT:
-                self._visit(row)
+                self._visit(places[plan_id, version, studio_id], number, at_ms, text)
             elif what == CHANGE:
-                self._change(row[3], text)
+                self._change(at_ms, text)
             elif text is not None:
                 self._anchor = date.fromisoformat(text)
         self._settle()
         return checkins
 
-    def _checkin(self, row: Any) -> None:
+    def _checkin(self, place: Place, number: int, what: int, at_ms: int, before: str) -> None:
         """Decide it again. What was not delivered, and made no visit, makes none now."""
-        _, number, what, at_ms, studio_id, plan_id, version, before = row
-        replay = self._replay
-        versions, studio = replay.plans[plan_id, version], replay.studios.at(studio_id, number)
+        replay, now = self._replay, place.now
+        studio = place.studio or replay.studios.at(place.studio_id, number)
         at = clock.from_ms(at_ms)
         today = replay.calendars[studio.timezone].at(at_ms, at)
-        after: str = before
-        if replay.asks_all or versions.now is not versions.then or self._replayed is not self._recorded:
-            after = self._reason(versions.now, self._replayed, studio, at, today)
-        if after != before:
-            if after and self._reason(versions.then, self._recorded, studio, at, today) == before:
-                self._changed.append(Example(at_ms, studio_id, before, after))
-            else:
-                replay.tally.unexplained[studio_id] += 1
-                after = before
-        replay.tally.answers[plan_id, studio_id, before, after] += 1
+        recorded, replayed = self._recorded, self._replayed
+        after = before
+        if replay.asks_all or now is not place.then or replayed is not recorded:
+            after = self._reason(now, replayed, studio, at, today)
+        if after == before:
+            place.kept[before] += 1
+        elif after and self._reason(place.then, recorded, studio, at, today) == before:
+            place.changed[before, after] += 1
+            self._changed.append(Example(at_ms, studio.id, before, after))
+        else:
+            replay.tally.unexplained[studio.id] += 1
+            place.kept[before] += 1
+            after = before
         made, makes = before == OK, after == OK and what != UNDELIVERED
         if made or makes:
-            visit = Visit("", studio_id, at, today, studio.tags, studio.test)
-            self._add((at_ms, number, visit, versions), made, makes)
+            visit = Visit("", studio.id, at, today, studio.tags, studio.test)
+            self._add((at_ms, number, visit, place), made, makes)
 
     def _reason(self, ready: Ready, visits: Visits, studio: Studio, at: datetime, today: date) -> str:
         """The answer's reason under a plan; empty where that cannot be known."""
-        member = self._member
-        if member is None or member.plan is not ready.plan:
+        member = self._members.get(ready)
+        if member is None:
             if ready.has_cycle and self._anchor is None:
                 return ""
-            member = self._member = Member(self._id, ready.plan, cycle_anchor=self._anchor)
+            member = self._members[ready] = Member(self._id, ready.plan, cycle_anchor=self._anchor)
         facts = Facts(studio, member, None, visits.within_reach(ready, today))
         return plan_reason(ready.rules, facts, member, at, today)
 
-    def _visit(self, row: Any) -> None:
+    def _visit(self, place: Place, number: int, at_ms: int, text: str) -> None:
         """One that no replayed check-in made."""
-        _, number, _, at_ms, studio_id, plan_id, version, text = row
-        local_date, _, tags = text.partition(" ")
-        is_test = self._replay.studios.at(studio_id, number).test
-        visit = Visit("", studio_id, clock.from_ms(at_ms), date.fromisoformat(local_date), tags_of(tags), is_test)
-        self._add((at_ms, number, visit, plan_id and self._replay.plans[plan_id, version]), True, True)
+        day, _, tags = text.partition(" ")
+        is_test = self._replay.studios.at(place.studio_id, number).test
+        visit = Visit("", place.studio_id, clock.from_ms(at_ms), date.fromisoformat(day), tags_of(tags), is_test)
+        self._add((at_ms, number, visit, place), True, True)
 
     def _add(self, entry: Entry, made: bool, makes: bool) -> None:
         """A visit of the record, the replay, or both; where they differ there are two histories from then on."""
@@ -246,29 +302,27 @@ class Person:
 
     def _settle(self) -> None:
         """Count what is paid for, and what changed."""
-        tally = self._replay.tally
-        before = self._payable(self._recorded, 0)
-        tally.payable_before.update(before)
         if self._replay.pays_alike and self._replayed is self._recorded:
-            tally.payable_after.update(before)
+            self._pay(self._recorded, BEFORE, AFTER)
         else:
-            tally.payable_after.update(self._payable(self._replayed, 1))
+            self._pay(self._recorded, BEFORE)
+            self._pay(self._replayed, AFTER)
         if self._changed:
-            tally.changed(self._id, self._changed)
+            self._replay.tally.changed(self._id, self._changed)
 
-    def _payable(self, visits: Visits, version: int) -> list[tuple[str, str]]:
-        """Plan and studio of each visit that is paid for: the rule of `guestgate.record.PayableRule`."""
-        found, days = list[tuple[str, str]](), set[date]()
-        for at_ms, number, visit, versions in sorted(visits.entries.values()):
-            if visit.test or (self._replay.confirmed_only and versions is not None and number not in self._confirmed):
+    def _pay(self, visits: Visits, *sums: int) -> None:
+        """Add the visits that are paid for to their places' sums: the rule of `guestgate.record.PayableRule`."""
+        days = set[date]()
+        confirmed_only, since_ms = self._replay.confirmed_only, self._replay.since_ms
+        for at_ms, number, (_, _, _, day, _, is_test), place in sorted(visits.entries.values()):
+            if is_test or (confirmed_only and place.plan_id is not None and number not in self._confirmed):
                 continue
-            is_first = visit.local_date not in days
-            days.add(visit.local_date)
-            if versions is not None and at_ms >= self._replay.since_ms:
-                plan = versions[version].plan
-                if is_first or plan.payable is Payable.PER_VISIT:
-                    found.append((plan.id, visit.studio_id))
-        return found
+            is_first = day not in days
+            if is_first:
+                days.add(day)
+            if place.plan_id is not None and at_ms >= since_ms and (is_first or place.pays_each[sums[0]]):
+                for version in sums:
+                    place.payable[version] += 1
 
 
 def _plans(connection: Connection, documents: Mapping[str, PlanDocument]) -> dict[tuple[str, int], Versions]:
