@@ -242,6 +242,12 @@ def _announce(platform: Platform, port: int, as_json: bool) -> None:
 
 def audit(
     logs: Annotated[list[Path], typer.Argument(metavar="LOG…", help="Every log of the town since its export.")],
+    reconciled: Annotated[
+        bool,
+        typer.Option(
+            "--reconciled", help="Everything was held against the history of every studio, with guestgate reconcile."
+        ),
+    ] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -261,7 +267,7 @@ def audit(
     with open_database(config).read() as connection:
         decisions = [row for _, row in record.decisions(connection, record.Filter())]
         visits = [row for _, row in record.visits(connection, record.Filter(), payable_requires=requires)]
-    findings = Audit(Town(log.spec), log, decisions, visits, requires).run()
+    findings = Audit(Town(log.spec), log, decisions, visits, requires, reconciled=reconciled).run()
     if as_json:
         print_json(findings.as_dict())
     else:
