@@ -21,10 +21,10 @@ from guestgate.contract import WEBHOOK_PATH
 from guestgate.directory import KeyKind
 from guestgate.forget import forget
 
-CALLS = 600
+CALLS = 300
 STUDIOS = ("s1", "s2")
 # Few, so that they come again with other bodies and from the other studio.
-UUIDS = [f'"{uuid.UUID(int=number, version=4)}"' for number in range(60)]
+UUIDS = [f'"{uuid.UUID(int=number, version=4)}"' for number in range(40)]
 CUSTOMERS = ["7", "99", "9223372036854775807"]
 TYPES = [f'"{kind}"' for kind in (*KINDS, "AUTOMATIC_CUSTOMER_CHECKOUT", "CONTRACT_CREATED")]
 HOSTILE = [

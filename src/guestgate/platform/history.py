@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -11,19 +11,23 @@ from typing import Self
 
 from guestgate.attendance.history import Stay
 from guestgate.database import Database
-from guestgate.errors import OperationError, PlatformError, UsageError
+from guestgate.errors import OperationError, PlatformAwayError, PlatformError, UsageError
 from guestgate.platform import accounts
 from guestgate.platform.client import OpenApiClient
 from guestgate.platform.secret_keys import SecretKeys
 
 
 class PlatformHistory:
-    """A `guestgate.attendance.history.History` of studios whose account we have. Use as a context manager."""
+    """A `guestgate.attendance.history.History` of studios whose account we have. Use as a context manager.
+
+    A chain whose Open API was asked in vain for one studio is not asked for its others: that takes minutes each time.
+    """
 
     def __init__(self, database: Database, secret_keys: SecretKeys, *, ca: Path | None = None) -> None:
         """`ca` is a certificate to trust besides the system's."""
         self._database, self._secret_keys, self._ca = database, secret_keys, ca
         self._clients: dict[str, OpenApiClient] = {}
+        self._away: dict[str, PlatformAwayError] = {}
         # By chain, and by the number that the platform has for a studio: our id.
         self._ids: dict[tuple[str, int], str] = {}
         self._closing = ExitStack()
@@ -50,10 +54,21 @@ class PlatformHistory:
         """
         client = self._client(studio_id)
         try:
-            return list(self._entries(client, customer_id, since, until))
+            with self._asking(client.base_url):
+                return list(self._entries(client, customer_id, since, until))
         except PlatformError as error:
             if error.status == 404:
                 return None
+            raise
+
+    @contextmanager
+    def _asking(self, base_url: str) -> Iterator[None]:
+        if base_url in self._away:
+            raise self._away[base_url]
+        try:
+            yield
+        except PlatformAwayError as error:
+            self._away[base_url] = error
             raise
 
     def _entries(self, client: OpenApiClient, customer_id: int, since: datetime, until: datetime) -> Iterator[Stay]:
@@ -74,7 +89,8 @@ class PlatformHistory:
         except UsageError as error:
             raise OperationError(str(error)) from None
         if account.platform_studio_id is None:
-            number = client.studio_information().studio_id
+            with self._asking(account.base_url):
+                number = client.studio_information().studio_id
             with self._database.write() as connection:
                 accounts.note_platform_studio(connection, studio_id, number)
             self._ids[account.base_url, number] = studio_id
