@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import pytest
 from attending import Book, Webhook, deliver, entry, stay, webhook
 from backends import Backend, copied
 from callers import problems, rows
+from gate import wait_for
 from killing import kill_at, lines_of, moments, repeat
 from past import Past
 from terminal import Terminal
 
 from guestgate import clock, corrections
-from guestgate.attendance import attendances, customers, others, progress
+from guestgate.attendance import attendances, customers, others, process, progress
 from guestgate.attendance import clerk as clerk_module
 from guestgate.attendance import reconciliation as reconciliation_module
 from guestgate.attendance.clerk import Clerk
@@ -25,6 +27,7 @@ from guestgate.attendance.reconciliation import Reconciliation, Report
 from guestgate.case import case
 from guestgate.database import Database
 from guestgate.errors import ConflictError, OperationError
+from guestgate.settings import Settings
 
 START = clock.now() - timedelta(days=2)
 GRACE = timedelta(hours=1)
@@ -312,6 +315,52 @@ def test_one_at_a_time(desk: Terminal) -> None:
         progress.note(connection, reconciling_until_ms=0)
     reconcile(desk.database)
     reconcile(desk.database)
+
+
+def test_of_several_servers_one_reconciles(desk: Terminal, past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All look whether it is due; the others give up while one is at it, and afterwards it is not due."""
+    past.checkin("ada", START, customer=7)
+    settings = Settings(database=desk.database_url, reconcile_every_s=3600, reconcile_grace_s=3600)
+    servers = [process._Schedule(Database.at(desk.database_url), settings) for _ in range(3)]
+
+    def at_it() -> int:
+        return sum(one._thread is None or one._thread.is_alive() for one in servers)
+
+    class Alone(Book):
+        def stays(self, *asked: Any) -> Any:
+            wait_for(lambda: at_it() == 1, "the others go on as well")
+            return super().stays(*asked)
+
+    book = Alone()
+    monkeypatch.setattr(process, "PlatformHistory", lambda *_: nullcontext(book))
+    for again in range(2):
+        for one in servers:
+            one._asked_at_ms = 0
+            one.keep()
+        wait_for(lambda: at_it() == 0, "nobody comes to an end")
+        assert book.asked == [7], again
+
+
+def test_who_was_overtaken_gives_way(desk: Terminal, past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The platform let one wait for so long that another one began: the first ends, and does not let in a third."""
+    for number in range(2):
+        past.checkin("ada", START + number * HOUR, customer=7 + number, answered=False)
+    second = Reconciliation(desk.database, Book(), GRACE)
+
+    class Slow(Book):
+        def stays(self, *asked: Any) -> Any:
+            if not self.asked:
+                monkeypatch.setattr(progress, "LEASE_MS", 60_000)
+                second._begin("other", clock.monotonic())
+            return super().stays(*asked)
+
+    slow = Slow()
+    monkeypatch.setattr(progress, "LEASE_MS", 0)
+    with pytest.raises(ConflictError, match="somebody else began to reconcile meanwhile"):
+        reconcile(desk.database, slow)
+    assert slow.asked == [7] and set(states(desk.database).values()) == {"authorized"}
+    with pytest.raises(ConflictError, match="somebody is reconciling just now"):
+        reconcile(desk.database)
 
 
 def test_the_command(desk: Terminal, past: Past) -> None:

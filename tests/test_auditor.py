@@ -21,7 +21,7 @@ from guestgate.decide import decide
 from guestgate.plans_file import PlanDocument, document_of, plan_of
 from guestgate.sandbox import setup
 from guestgate.sandbox.arrivals import Load
-from guestgate.sandbox.auditor import TAKEN_BACK_WITHIN, Audit
+from guestgate.sandbox.auditor import NO_ENTRY, TAKEN_BACK_WITHIN, Audit, Findings
 from guestgate.sandbox.calls import Call, Log
 from guestgate.sandbox.phones import Phones
 from guestgate.sandbox.platform import Endpoints
@@ -132,7 +132,6 @@ VISIT_LIES = {
     "another plan": change(plan="none"),
     "taken back": change(state="reversed", reversed_why="undelivered", payable=False),
     "taken back by hand": change(state="reversed", reversed_why="a mistake", payable=False),
-    "confirmed by nobody": change(state="confirmed"),
     "in no state": change(state="lost"),
     "payable or not": change(payable=lambda payable: not payable),
 }
@@ -166,6 +165,16 @@ def test_a_changed_visit_is_found(lie: str, real: Run) -> None:
     visit = answered(found, reason="ok")["id"]
     VISIT_LIES[lie](first(found.visits, id=visit))
     assert any(visit in problem for problem in found.problems())
+
+
+def test_a_visit_that_is_confirmed_though_nobody_came_in_is_found(real: Run) -> None:
+    """By the sandbox's own word, whatever the platform's webhooks say."""
+    found = lied(real)
+    visit = next(visit for visit in found.visits if visit["id"] in found.log.came_in_on)
+    visit["state"] = "confirmed"
+    assert found.problems() == []
+    found.log.came_in_on.remove(visit["id"])
+    assert any("is confirmed, but should be authorized" in problem for problem in found.problems())
 
 
 def test_what_is_missing_or_too_much_is_found(real: Run) -> None:
@@ -263,9 +272,13 @@ class Story:
         limit = {"max": 2, "per": "day", "scope": "studio", "used": used}
         self.tap("limit_reached", limit=limit, next_allowed_at="2026-03-03T23:00:00.000Z", **options)
 
-    def problems(self) -> list[str]:
+    def problems(self, requires: str = "authorized", *, reconciled: bool = False) -> list[str]:
         """What the auditor finds."""
-        return Audit(self.town, self.log, self.decisions, self.visits, [], "authorized").run().problems
+        return self.audit(requires, reconciled=reconciled).problems
+
+    def audit(self, requires: str, *, reconciled: bool) -> Findings:
+        """All that it finds."""
+        return Audit(self.town, self.log, self.decisions, self.visits, [], requires, reconciled=reconciled).run()
 
 
 def open_to(member: Member) -> bool:
@@ -449,3 +462,71 @@ def test_the_auditor_shares_no_code_with_what_decides() -> None:
     assert "guestgate.sandbox.rulebook" in seen
     shared = {f"guestgate.{name}" for name in ("decide", "periods", "facts", "model", "ledger", "explain", "words")}
     assert seen.isdisjoint(shared)
+
+
+# What a visit has to be once everything was held against the platform's history
+
+
+class Evening(Story):
+    """One visit, and what became of its answer."""
+
+    def __init__(self, *, came_in: bool, left: bool | None, state: str, why: str | None = None) -> None:
+        super().__init__()
+        self.tap("ok")
+        (visit,), (decision,) = self.visits, self.decisions
+        decision["undelivered"] = None if left is None else not left
+        visit |= {"state": state, "reversed_why": why}
+        if came_in:
+            self.log.came_in_on.add(visit["id"])
+        if left is None:
+            self.log.kills.append(self.now + timedelta(seconds=1))
+        elif not left:
+            call = self.log.calls[-1]
+            call.status = call.decision = call.reason = call.decision_id = decision["http_status"] = None
+        self.visit = visit
+
+    def agrees(self, *, reconciled: bool = True) -> bool:
+        """Whether the state is right, and what pays is what should."""
+        for requires, states in (("confirmed", {"confirmed"}), ("authorized", {"confirmed", "authorized"})):
+            self.visit["payable"] = self.visit["state"] in states
+            if self.problems(requires, reconciled=reconciled):
+                return False
+        return True
+
+
+@pytest.mark.parametrize(
+    ("came_in", "left", "state", "why"),
+    [
+        (True, True, "confirmed", None),
+        (True, None, "confirmed", None),
+        (False, True, "authorized", None),
+        (False, None, "reversed", NO_ENTRY),
+        (False, False, "reversed", "undelivered"),
+    ],
+)
+def test_what_a_visit_is_in_the_end(came_in: bool, left: bool | None, state: str, why: str | None) -> None:
+    """Exactly that, by who came in and how the answer left; before that an authorized one may be undecided."""
+    states = [("confirmed", None), ("authorized", None), ("reversed", NO_ENTRY), ("reversed", "undelivered")]
+    right = [one for one in states if Evening(came_in=came_in, left=left, state=one[0], why=one[1]).agrees()]
+    # Of one whose answer did not leave it is all the same by what it was taken back.
+    assert right == [one for one in states if one == (state, why) or (left is False and one[0] == "reversed")]
+    early = Evening(came_in=came_in, left=left, state="authorized").agrees(reconciled=False)
+    assert early == (left is not False)
+
+
+def test_what_pays_is_counted_by_month_and_studio() -> None:
+    """By the auditor's own states."""
+    story = Evening(came_in=True, left=True, state="confirmed")
+    studio = story.studio.id
+    assert story.audit("confirmed", reconciled=True).payable == {"2026-03": {studio: 1}}
+    story.log.came_in_on.clear()
+    assert story.audit("confirmed", reconciled=True).payable == {}
+    assert story.audit("authorized", reconciled=True).payable == {"2026-03": {studio: 1}}
+
+
+def test_who_was_killed_may_not_know_how_an_answer_left() -> None:
+    """Just before it; otherwise it has to."""
+    story = Evening(came_in=True, left=None, state="confirmed")
+    assert story.agrees()
+    story.log.kills[0] += timedelta(seconds=5)
+    assert not story.agrees()

@@ -55,6 +55,16 @@ def test_members_in_bulk_beside_open_doors() -> None:
 
 
 @pytest.mark.alone
+@pytest.mark.parametrize("where", [(), ("--postgresql",)])
+def test_the_last_days_of_a_month(where: tuple[str, ...]) -> None:
+    """Webhooks lost, answers late, the server killed: what pays is what the auditor counts, to the visit."""
+    said = experiment("month", "--days", "3", "--kill", "2", "--seconds", "1", "--rate", "12", *where)
+    assert re.search(r"^0 differences$", said, re.MULTILINE), said
+    assert re.search(r"^webhooks .*'lost': [1-9]", said, re.MULTILINE), said
+    assert len(re.findall(r"^payable .* [1-9][0-9]* by the auditor, 0 differences$", said, re.MULTILINE)) == 2
+
+
+@pytest.mark.alone
 def test_outages_under_load() -> None:
     """Two kinds of them, the others stand in test_outages: all promises kept, and some members let in meanwhile."""
     short = ("--rate", "60", "--freeze", "2", "--network", "2", "--turned-away", "0.02")

@@ -101,7 +101,11 @@ def test_webhooks_follow_the_visits(tmp_path: Path) -> None:
     assert came == +Counter({uuid: times.get(fate, 1) for uuid, fate in sent.items()})
     assert set(sent.values()) == {"on time", "lost", "doubled", "delayed", "overtaken"}
     assert order != sorted(order) and report.webhooks["delivered"] == came.total()
-    assert log_of(tmp_path / "log").checked_in == {line["entity_id"] for line in lines if line["kind"] == "webhook"}
+    entries = [line for line in lines if line["kind"] == "entry"]
+    assert [(line["studio"], line["customer_id"]) for line in entries] == [
+        (line["studio"], line["entity_id"]) for line in lines if line["kind"] == "webhook"
+    ]
+    assert log_of(tmp_path / "log").came_in_on == {line["decision_id"] for line in entries}
 
 
 @nothing_is_recorded

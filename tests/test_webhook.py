@@ -91,6 +91,10 @@ def test_what_is_understood(given: dict[str, Any], expected: list[Told]) -> None
         json.dumps(body()).replace("7893459", "NaN").encode(),
         json.dumps(body(content={"a": "\0"})).encode(),
         b'{"a":' * 40 + b"1" + b"}" * 40,
+        *(
+            json.dumps(body(content={"a": [AT]})).replace(f"[{AT}]", number).encode()
+            for number in ("1e999", "-1e999", "9" * 5000, f"[-{'9' * 21}]")
+        ),
         b"[" * 100_000,
         *(
             json.dumps(wrong).encode()

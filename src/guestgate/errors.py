@@ -7,6 +7,7 @@ GuestgateError
     ├── NotFoundError   there is no such thing
     ├── ConflictError   what is there stands in the way
     └── PlatformError   the platform's Open API refused, or could not be asked
+        └── PlatformAwayError  it answers nobody for now
 
 The message of each is one plain sentence that names the place and the cause.
 """
@@ -51,3 +52,7 @@ class PlatformError(OperationError):
         """`message` is the whole sentence."""
         super().__init__(message)
         self.status = status
+
+
+class PlatformAwayError(PlatformError):
+    """The platform's Open API was asked several times, and is overloaded or does not answer."""

@@ -7,8 +7,8 @@ an answer that let the customer in within `WINDOW_MS` of it, either way; of seve
 each answer to one entry. An answer that never reached the door is thought of last. An entry for which no answer is
 left, such as that of a second reader, belongs to the visit next to it all the same.
 
-Webhooks and the history tell of the same entries, with times of their own. Each is held against the answers by
-itself, so that an entry that both tell of is not two.
+Webhooks and the history tell of the same entries, with times of their own. What one tells and what the other tells
+next to it is one entry, so that nobody who tapped twice came in twice.
 """
 
 from __future__ import annotations
@@ -49,6 +49,10 @@ class Sighting(NamedTuple):
     reference: str
 
 
+# All that witnesses told of one entry.
+Entry = tuple[Sighting, ...]
+
+
 class Unit(NamedTuple):
     """A customer at a studio, and between which instants something about them may be new."""
 
@@ -60,11 +64,12 @@ class Unit(NamedTuple):
 
 def visits_of(openings: Collection[Opening], sightings: Collection[Sighting]) -> dict[Sighting, str]:
     """The visit that each entry and exit belongs to; those that belong to none are left out."""
-    entries = [sighting for sighting in sightings if sighting.kind is Kind.ENTRY]
-    found: dict[Sighting, str] = {}
-    for source in Witness:
-        found |= _entries(openings, [entry for entry in entries if entry.source is source])
-    entries.sort()
+    entries = sorted(sighting for sighting in sightings if sighting.kind is Kind.ENTRY)
+    found = {
+        sighting: visit_id
+        for entry, visit_id in _entries(openings, _told_of_at_once(entries)).items()
+        for sighting in entry
+    }
     for sighting in sightings:
         if sighting.kind is Kind.EXIT:
             before = [entry for entry in entries if sighting.at_ms - MAX_STAY_MS <= entry.at_ms <= sighting.at_ms]
@@ -73,13 +78,29 @@ def visits_of(openings: Collection[Opening], sightings: Collection[Sighting]) ->
     return found
 
 
-def _entries(openings: Collection[Opening], entries: Iterable[Sighting]) -> dict[Sighting, str]:
+def _told_of_at_once(entries: Collection[Sighting]) -> list[Entry]:
+    """What each witness told of, put together where it is the same."""
+    webhooks, history = ([entry for entry in entries if entry.source is source] for source in Witness)
     pairs = sorted(
-        (abs(opening.at_ms - entry.at_ms), opening, entry)
-        for entry in entries
-        for opening in _candidates(openings, entry)
+        (abs(one.at_ms - other.at_ms), one, other)
+        for one in webhooks
+        for other in history
+        if abs(one.at_ms - other.at_ms) <= WINDOW_MS
     )
-    found: dict[Sighting, str] = {}
+    found: list[Entry] = []
+    taken: set[Sighting] = set()
+    for _, *both in pairs:
+        if taken.isdisjoint(both):
+            found.append(tuple(both))
+            taken.update(both)
+    return found + [(entry,) for entry in entries if entry not in taken]
+
+
+def _entries(openings: Collection[Opening], entries: Iterable[Entry]) -> dict[Entry, str]:
+    pairs = sorted(
+        (_apart_ms(opening, entry), opening, entry) for entry in entries for opening in _candidates(openings, entry)
+    )
+    found: dict[Entry, str] = {}
     taken: set[Opening] = set()
     for _, opening, entry in pairs:
         if entry not in found and opening not in taken:
@@ -90,6 +111,10 @@ def _entries(openings: Collection[Opening], entries: Iterable[Sighting]) -> dict
     return found
 
 
-def _candidates(openings: Collection[Opening], entry: Sighting) -> list[Opening]:
-    near = [opening for opening in openings if abs(opening.at_ms - entry.at_ms) <= WINDOW_MS]
+def _candidates(openings: Collection[Opening], entry: Entry) -> list[Opening]:
+    near = [opening for opening in openings if _apart_ms(opening, entry) <= WINDOW_MS]
     return [opening for opening in near if not opening.undelivered] or near
+
+
+def _apart_ms(opening: Opening, entry: Entry) -> int:
+    return min(abs(opening.at_ms - sighting.at_ms) for sighting in entry)

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, func, insert, select, update
 from guestgate import clock, schema
 from guestgate.errors import ConflictError
 
-# Whoever reconciles keeps others from it for so long, from each step on; one that was killed not for longer. It saves
-# the platform questions, and nothing depends on it.
+# Whoever reconciles keeps others from it for so long, from each step on; one that was killed not for longer. Who is
+# overtaken, since a step took longer than that, gives way.
 LEASE_MS = 60_000
 
 _p, _w = schema.attendance_progress.c, schema.webhooks.c
@@ -33,19 +33,36 @@ def reconciled_at_ms(connection: Connection) -> int:
     return int(connection.execute(select(_p.reconciled_at_ms)).scalar_one_or_none() or 0)
 
 
-def begin_reconciling(connection: Connection) -> None:
-    """Keep others from it for a while. Raises ConflictError where somebody is reconciling."""
-    until_ms = connection.execute(select(_p.reconciling_until_ms)).scalar_one_or_none() or 0
+def begin_reconciling(connection: Connection) -> int:
+    """Keep others from it for a while; returns until when. Raises ConflictError where somebody is reconciling."""
+    until_ms = _reconciling_until_ms(connection)
     if until_ms > clock.now_ms():
         raise ConflictError(
             f"somebody is reconciling just now; one that was killed is waited for until {clock.iso_of(until_ms)}"
         )
-    go_on_reconciling(connection)
+    return go_on_reconciling(connection, until_ms)
 
 
-def go_on_reconciling(connection: Connection) -> None:
-    """Keep others from it for a while longer."""
-    note(connection, reconciling_until_ms=clock.now_ms() + LEASE_MS)
+def go_on_reconciling(connection: Connection, until_ms: int) -> int:
+    """Keep others from it for a while longer than what was said last; returns until when.
+
+    Raises ConflictError where somebody else has begun since: what was said last tells who is reconciling.
+    """
+    if _reconciling_until_ms(connection) != until_ms:
+        raise ConflictError("somebody else began to reconcile meanwhile; this one gave way")
+    until_ms = max(clock.now_ms() + LEASE_MS, until_ms)
+    note(connection, reconciling_until_ms=until_ms)
+    return until_ms
+
+
+def end_reconciling(connection: Connection, until_ms: int) -> None:
+    """Let others, unless one of them has begun already."""
+    if _reconciling_until_ms(connection) == until_ms:
+        note(connection, reconciling_until_ms=0)
+
+
+def _reconciling_until_ms(connection: Connection) -> int:
+    return int(connection.execute(select(_p.reconciling_until_ms)).scalar_one_or_none() or 0)
 
 
 def waiting(connection: Connection) -> Any:

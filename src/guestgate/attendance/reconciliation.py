@@ -79,33 +79,40 @@ class Reconciliation:
         """What happened less than `grace` ago is not judged yet. It ends early once `stopping`."""
         self._database, self._history, self._grace = database, history, grace
         self._stopping = stopping
+        self._until_ms = 0
 
     def run(self, since: datetime | None = None, who: str = SYSTEM, *, patience_s: float = 0.0) -> Report:
         """Reconcile what happened since then, by default since the last time.
 
-        Somebody else who is at it is waited for; raises ConflictError where that takes longer than `patience_s`.
+        Somebody else who is at it is waited for; raises ConflictError where that takes longer than `patience_s`, or
+        where somebody else began meanwhile.
         """
         self._begin(who, clock.monotonic() + patience_s)
         began = clock.now()
         try:
             report = self._run(began, since, who)
             with self._database.write(who) as connection:
-                progress.note(connection, reconciled_at_ms=clock.to_ms(began))
+                self._go_on(connection)
+                if not self._stopping():
+                    progress.note(connection, reconciled_at_ms=clock.to_ms(began))
         finally:
             with self._database.write(who) as connection:
-                progress.note(connection, reconciling_until_ms=0)
+                progress.end_reconciling(connection, self._until_ms)
         return report
 
     def _begin(self, who: str, give_up_at: float) -> None:
         while True:
             try:
                 with self._database.write(who) as connection:
-                    progress.begin_reconciling(connection)
+                    self._until_ms = progress.begin_reconciling(connection)
                 return
             except ConflictError:
                 if clock.monotonic() >= give_up_at:
                     raise
             clock.sleep(RETRY_S)
+
+    def _go_on(self, connection: Connection) -> None:
+        self._until_ms = progress.go_on_reconciling(connection, self._until_ms)
 
     def _run(self, began: datetime, since: datetime | None, who: str) -> Report:
         first, until = since or began - REACH, began - self._grace
@@ -188,32 +195,34 @@ class Reconciliation:
         return ((row.studio_id, row.customer_id, row.received_at_ms) for row in rows)
 
     def _ask(self, studio_id: str, due: dict[int, list[int]], until: datetime, report: Report, who: str) -> None:
-        try:
-            for customer_id, instants in sorted(due.items()):
-                if self._stopping():
-                    return
-                self._ask_about(studio_id, customer_id, instants, report, who)
-        except OperationError as error:
-            report.problems.append(str(error))
-            return
+        for customer_id, instants in sorted(due.items()):
+            if self._stopping():
+                return
+            unit = Unit(studio_id, customer_id, min(instants), max(instants))
+            around = clock.from_ms(unit.since_ms - WINDOW_MS), clock.from_ms(unit.until_ms + WINDOW_MS + 1)
+            try:
+                stays = self._history.stays(studio_id, customer_id, *around)
+            except OperationError as error:
+                if str(error) not in report.problems:  # of a chain that is away, all studios say the same
+                    report.problems.append(str(error))
+                return
+            self._learn(unit, stays, report, who)
         with self._database.write(who) as connection:
+            self._go_on(connection)
             connection.execute(delete(schema.reconciled_studios).where(_r.studio_id == studio_id))
             connection.execute(
                 insert(schema.reconciled_studios).values(studio_id=studio_id, until_ms=clock.to_ms(until))
             )
 
-    def _ask_about(self, studio_id: str, customer_id: int, instants: Sequence[int], report: Report, who: str) -> None:
-        unit = Unit(studio_id, customer_id, min(instants), max(instants))
-        since, until = clock.from_ms(unit.since_ms - WINDOW_MS), clock.from_ms(unit.until_ms + WINDOW_MS + 1)
-        stays = self._history.stays(studio_id, customer_id, since, until)
+    def _learn(self, unit: Unit, stays: Sequence[Stay] | None, report: Report, who: str) -> None:
         report.asked += 1
         with self._database.write(who) as connection:
-            progress.go_on_reconciling(connection)
+            self._go_on(connection)
             if stays is None:
                 report.unknown += 1
                 return
-            _write_down(connection, customer_id, stays)
-            elsewhere = [_unit(stay, customer_id) for stay in stays if stay.studio_id != studio_id]
+            _write_down(connection, unit.customer_id, stays)
+            elsewhere = [_unit(stay, unit.customer_id) for stay in stays if stay.studio_id != unit.studio_id]
             report.take(attendances.follow(connection, [unit, *elsewhere]))
             report.reversed += attendances.reverse_absent(connection, unit)
 

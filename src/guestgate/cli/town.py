@@ -268,6 +268,12 @@ def _announce(platform: Platform, port: int, as_json: bool) -> None:
 
 def audit(
     logs: Annotated[list[Path], typer.Argument(metavar="LOG…", help="Every log of the town since its export.")],
+    reconciled: Annotated[
+        bool,
+        typer.Option(
+            "--reconciled", help="Everything was held against the history of every studio, with guestgate reconcile."
+        ),
+    ] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -288,7 +294,7 @@ def audit(
         decisions = [row for _, row in record.decisions(connection, record.Filter())]
         visits = [row for _, row in record.visits(connection, record.Filter(), payable_requires=requires)]
         validations = [row for _, row in record.validations(connection, record.Filter())]
-    findings = Audit(Town(log.spec), log, decisions, visits, validations, requires).run()
+    findings = Audit(Town(log.spec), log, decisions, visits, validations, requires, reconciled=reconciled).run()
     if as_json:
         print_json(findings.as_dict())
     else:

@@ -19,7 +19,7 @@ from pydantic.alias_generators import to_camel
 
 from guestgate import clock
 from guestgate.contract import MAX_CUSTOMER_ID
-from guestgate.errors import PlatformError, UsageError
+from guestgate.errors import PlatformAwayError, PlatformError, UsageError
 from guestgate.platform.accounts import Account, is_loopback
 from guestgate.platform.pace import BROKEN_ATTEMPTS, BUSY_ATTEMPTS, Pace
 from guestgate.texts import printable
@@ -211,7 +211,7 @@ class OpenApiClient:
                     raise problem
                 attempts, asked_s = BUSY_ATTEMPTS, _asked_s(response)
             if not self._pace.await_retry(attempt, attempts, asked_s):
-                raise problem
+                raise PlatformAwayError(str(problem), problem.status)
 
     def _send(self, call: _Call, options: dict[str, Any]) -> tuple[httpx.Response, bytes]:
         """One attempt. A body may neither be endless nor trickle for ever."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -11,20 +11,26 @@ from typing import Self
 
 from guestgate.attendance.history import Stay
 from guestgate.database import Database
-from guestgate.errors import OperationError, PlatformError, UsageError
+from guestgate.errors import OperationError, PlatformAwayError, PlatformError, UsageError
 from guestgate.platform import accounts
 from guestgate.platform.client import OpenApiClient
 from guestgate.platform.secret_keys import SecretKeys
 
 
 class PlatformHistory:
-    """A `guestgate.attendance.history.History` of studios whose account we have. Use as a context manager."""
+    """A `guestgate.attendance.history.History` of studios whose account we have. Use as a context manager.
+
+    A chain whose Open API was asked in vain for one studio is not asked for its others: that takes minutes each time.
+    """
 
     def __init__(self, database: Database, secret_keys: SecretKeys, *, ca: Path | None = None) -> None:
         """`ca` is a certificate to trust besides the system's."""
         self._database, self._secret_keys, self._ca = database, secret_keys, ca
         self._clients: dict[str, OpenApiClient] = {}
-        self._chains: dict[str, dict[int, str]] = {}
+        self._away: dict[str, PlatformAwayError] = {}
+        # By chain, and by the number that the platform has for a studio: our id.
+        self._ids: dict[str, dict[int, str]] = {}
+        self._met: set[str] = set()
         self._closing = ExitStack()
 
     def __enter__(self) -> Self:
@@ -48,42 +54,63 @@ class PlatformHistory:
         None where the platform knows no such customer. Raises OperationError where it cannot be asked.
         """
         client = self._client(studio_id)
-        ids = self._ids_at(client.base_url)
         try:
-            checkins = list(client.checkins(customer_id, since, until))
+            with self._asking(client.base_url):
+                checkins = list(client.checkins(customer_id, since, until))
         except PlatformError as error:
             if error.status == 404:
                 return None
             raise
+        ids = self._ids[client.base_url]
+        if any(checkin.platform_studio_id not in ids for checkin in checkins):
+            self._meet_neighbours(client.base_url)
         return [
             Stay(checkin.id, ids[checkin.platform_studio_id], checkin.checked_in_at, checkin.checked_out_at)
             for checkin in checkins
             if checkin.platform_studio_id in ids
         ]
 
-    def _ids_at(self, base_url: str) -> dict[int, str]:
-        """Our ids of a chain's studios by the numbers that the platform has for them, which it is asked for once."""
-        if base_url not in self._chains:
-            with self._database.read() as connection:
-                numbers = accounts.platform_studios(connection, base_url)
-            for studio_id in [studio_id for studio_id, number in numbers.items() if number is None]:
-                with suppress(OperationError):  # it is told of when that studio's turn comes
-                    numbers[studio_id] = number = self._client(studio_id).studio_information().studio_id
-                    with self._database.write() as connection:
-                        accounts.note_platform_studio(connection, studio_id, number)
-            self._chains[base_url] = {
-                number: studio_id for studio_id, number in numbers.items() if number is not None
-            }
-        return self._chains[base_url]
+    @contextmanager
+    def _asking(self, base_url: str) -> Iterator[None]:
+        if base_url in self._away:
+            raise self._away[base_url]
+        try:
+            yield
+        except PlatformAwayError as error:
+            self._away[base_url] = error
+            raise
 
     def _client(self, studio_id: str) -> OpenApiClient:
+        """The studio's client, once the platform has told what it calls the studio."""
         client = self._clients.get(studio_id)
-        if client is None:
-            try:
-                with self._database.read() as connection:
-                    account = accounts.load(connection, self._secret_keys, studio_id)
-                client = self._closing.enter_context(OpenApiClient(account, ca=self._ca))
-            except UsageError as error:
-                raise OperationError(str(error)) from None
-            self._clients[studio_id] = client
+        if client is not None:
+            return client
+        try:
+            with self._database.read() as connection:
+                account = accounts.load(connection, self._secret_keys, studio_id)
+                numbers = accounts.platform_studios(connection, account.base_url)
+            client = self._closing.enter_context(OpenApiClient(account, ca=self._ca))
+        except UsageError as error:
+            raise OperationError(str(error)) from None
+        number = account.platform_studio_id
+        if number is None:
+            with self._asking(account.base_url):
+                number = client.studio_information().studio_id
+            with self._database.write() as connection:
+                accounts.note_platform_studio(connection, studio_id, number)
+        ids = self._ids.setdefault(account.base_url, {})
+        ids |= {number: studio_id for studio_id, number in numbers.items() if number is not None}
+        ids[number] = studio_id
+        self._clients[studio_id] = client
         return client
+
+    def _meet_neighbours(self, base_url: str) -> None:
+        """Ask, once, what the platform calls those of our studios at this chain whose turn has not come."""
+        if base_url in self._met:
+            return
+        self._met.add(base_url)
+        with self._database.read() as connection:
+            numbers = accounts.platform_studios(connection, base_url)
+        for studio_id in (studio_id for studio_id, number in numbers.items() if number is None):
+            with suppress(OperationError):  # it is told of when that studio's turn comes
+                self._client(studio_id)

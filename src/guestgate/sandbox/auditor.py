@@ -8,11 +8,14 @@ A call that was cut off while it was sent must have left nothing. A call that wa
 time, may have been decided or not, and its visit may have been taken back: what is not known from outside is
 when a visit was taken back. So the auditor keeps, for each member, every set of visits that may have been taken back
 by now (a world), and a decision is right if it is right in one of them; worlds that do not explain it are dropped.
+
+Once everything has been held against the platform's history, the state of each visit follows from what happened at
+the door: the sandbox knows on which answer somebody came in, and does not have to find that out by times.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,6 +32,7 @@ TAKEN_BACK_WITHIN = timedelta(seconds=10)
 # The endpoint may know of the end of a call a little before the caller's own clock says so.
 CLOCKS_DIFFER = timedelta(milliseconds=100)
 STATUS = {200: "allowed", 403: "denied", 404: "denied"}
+UNDELIVERED, NO_ENTRY = "undelivered", "no entry in the platform's history"
 UNDECIDED = 503
 # Close enough together that no opening of a day is missed, and beyond the end of each period.
 LOOK_AHEAD = [
@@ -53,6 +57,9 @@ class Findings:
     taken_back: int = 0
     enrolments: int = 0
     validations: int = 0
+    came_in: int = 0
+    # By month and studio, how many visits should be paid for.
+    payable: dict[str, dict[str, int]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,14 +104,20 @@ class Audit:
         visits: list[dict[str, Any]],
         validations: list[dict[str, Any]],
         requires: str,
+        *,
+        reconciled: bool = False,
     ) -> None:
-        """`requires` is what a visit needs to be paid for, guestgate's setting ``payable_requires``."""
+        """`requires` is what a visit needs to be paid for, guestgate's setting ``payable_requires``.
+
+        `reconciled`: everything has been held against the history of every studio.
+        """
         self._town = town
         self._rules = Rulebook(town)
         self._log = log
         self._decisions = decisions
         self._visits = {visit["id"]: visit for visit in visits}
         self._requires = requires
+        self._reconciled = reconciled
         self._matching = Matching(log, decisions)
         self._desks = Desks(town, log, validations)
         self._leaning: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -116,7 +129,7 @@ class Audit:
         taken_back = sum(visit["state"] == "reversed" for visit in visits)
         self.findings = Findings(
             *(len(decisions), len(visits), len(log.calls), answered, taken_back),
-            *(len(log.enrolments), len(validations)),
+            *(len(log.enrolments), len(validations), len(log.came_in_on)),
         )
 
     def run(self) -> Findings:
@@ -167,20 +180,27 @@ class Audit:
         """What the door saw and what the record says of it."""
         if not call.answered:
             return
-        if decision["http_status"] != call.status:
-            yield f"the door saw {call.status}, the record says {decision['http_status']}"
+        unknown = decision["undelivered"] is None and self._log.may_be_unknown(call)
+        if not unknown:
+            yield from self._left(decision, call)
         if call.status == UNDECIDED:
-            if decision["reason"] != "unavailable" and not decision["undelivered"]:
-                yield "was answered 503, but the record does not call it undelivered"
             return
-        if decision["undelivered"] is not False:
-            yield "was answered, but the record does not call it delivered"
         told = STATUS.get(call.status or 0)
         if not told == call.decision == decision["decision"] or call.reason != decision["reason"]:
             yield (
                 f"the door saw {call.status}, {call.decision} ({call.reason}); "
                 f"the record says {decision['decision']} ({decision['reason']})"
             )
+
+    def _left(self, decision: dict[str, Any], call: Call) -> Iterator[str]:
+        """How the answer left."""
+        if decision["http_status"] != call.status:
+            yield f"the door saw {call.status}, the record says {decision['http_status']}"
+        if call.status == UNDECIDED:
+            if decision["reason"] != "unavailable" and not decision["undelivered"]:
+                yield "was answered 503, but the record does not call it undelivered"
+        elif decision["undelivered"] is not False:
+            yield "was answered, but the record does not call it delivered"
 
     def _rule(self, decision: dict[str, Any], call: Call, at: datetime) -> Iterator[str]:
         """Keep the worlds in which the decision is right, and enter its visit."""
@@ -210,7 +230,10 @@ class Audit:
                 yield "was allowed, but made no visit"
             elif visit["state"] == "reversed":
                 ends = [self._ended(leaning) for leaning in self._leaning[decision["id"]]]
-                person.doubtful[decision["id"]] = call.ended, max(ends, default=call.ended) + TAKEN_BACK_WITHIN
+                last = max(ends, default=call.ended) + TAKEN_BACK_WITHIN
+                # Nobody knows from outside when the history was asked.
+                last = datetime.max.replace(tzinfo=UTC) if visit["reversed_why"] == NO_ENTRY else last
+                person.doubtful[decision["id"]] = call.ended, last
 
     def _ended(self, decision: dict[str, Any]) -> datetime:
         call = self._matching.calls.get(decision["id"])
@@ -237,26 +260,35 @@ class Audit:
         date = local_date(datetime.fromisoformat(visit["at"]), studio).isoformat()
         if visit["local_date"] != date:
             yield f"bears {visit['local_date']}, but the studio's calendar showed {date}"
-        calls = [self._matching.calls.get(decision["id"]) for decision in leaning]
-        let_in = any(call is not None and call.status == 200 for call in calls)
-        lost = all(decision["undelivered"] is True for decision in leaning)
-        match visit["state"]:
-            case "authorized" if lost:
-                yield "counts, though none of its answers was delivered"
-            case "confirmed" if not {decision["customer_id"] for decision in leaning} & self._log.checked_in:
-                yield "is confirmed, but the platform never said that the member came in"
-            case "reversed" if let_in:
-                yield "was taken back, though a door opened on it"
-            case "reversed" if visit["reversed_why"] != "undelivered" or not lost:
-                yield f"was taken back without need ({visit['reversed_why']})"
-            case "authorized" | "confirmed" | "reversed":
-                pass
-            case state:
-                yield f"is {state}"
+        yield from self._state(visit, leaning)
+
+    def _state(self, visit: dict[str, Any], leaning: list[dict[str, Any]]) -> Iterator[str]:
+        state, why = visit["state"], visit["reversed_why"]
+        expected = self._states(leaning)
+        if state not in expected:
+            yield f"is {state}{f' ({why})' if why else ''}, but should be {' or '.join(sorted(expected))}"
+        elif state == "reversed" and why not in (UNDELIVERED, NO_ENTRY):
+            yield f"was taken back without need ({why})"
+        elif state == "reversed" and why == UNDELIVERED and not _lost(leaning):
+            yield "was taken back as undelivered, but an answer was delivered, or may have been"
+
+    def _states(self, leaning: list[dict[str, Any]]) -> set[str]:
+        """What a visit may be, by what became of the answers that let its member in.
+
+        Whoever was in already and was let in once more did not come in again.
+        """
+        left = any(decision["undelivered"] is False for decision in leaning)
+        came_in = any(decision["id"] in self._log.came_in_on for decision in leaning)
+        if self._reconciled:
+            return {"confirmed"} if came_in else {"authorized"} if left else {"reversed"}
+        if _lost(leaning):
+            return {"reversed"}
+        # Whether it was asked about is not known here.
+        return {"authorized"} | ({"confirmed"} if came_in else set() if left else {"reversed"})
 
     def _payable(self) -> None:
         """Each visit of a plan that pays per visit, else the first of a member's day; never a test studio's."""
-        states = ("confirmed",) if self._requires == "confirmed" else ("authorized", "confirmed")
+        payable: dict[str, Counter[str]] = defaultdict(Counter)
         paid_days: set[tuple[str, str]] = set()
         for visit in sorted(self._visits.values(), key=lambda visit: (visit["at"], visit["id"])):
             studio, member = self._town.studio_by_id.get(visit["studio"]), self._town.by_id.get(visit["member"])
@@ -266,16 +298,31 @@ class Audit:
                 expected = False
                 if visit["state"] != "reversed":
                     paid_days.add((member.id, visit["local_date"]))
-            elif visit["state"] not in states:
+            elif not self._may_pay(visit):
                 expected = False
             else:
                 day = member.id, visit["local_date"]
                 expected = self._rules.pays_per_visit(member) or day not in paid_days
                 paid_days.add(day)
+            if expected:
+                payable[visit["local_date"][:7]][visit["studio"]] += 1
             if visit["payable"] != expected:
                 self.findings.problems.append(
                     f"visit {visit['id']} of {visit['member']} should {'' if expected else 'not '}be payable"
                 )
+        self.findings.payable = {month: dict(sorted(studios.items())) for month, studios in sorted(payable.items())}
+
+    def _may_pay(self, visit: dict[str, Any]) -> bool:
+        """Whether its state is one that pays: that which it should be in, where only one is right."""
+        state = visit["state"]
+        if self._reconciled and visit["source"] == "checkin":
+            (state,) = self._states(self._leaning.get(visit["id"], []))
+        return state == "confirmed" or (state == "authorized" and self._requires == "authorized")
+
+
+def _lost(leaning: list[dict[str, Any]]) -> bool:
+    """Whether the record says of all answers that led to a visit that they did not leave."""
+    return all(decision["undelivered"] is True for decision in leaning)
 
 
 @dataclass

@@ -18,6 +18,8 @@ ANSWERED_SLACK = timedelta(milliseconds=150)
 GIVEN_UP_SLACK = timedelta(seconds=2)
 # A clock that was set is set everywhere after this long: each process looks once a second.
 CLOCK_SETTLES = timedelta(seconds=3)
+# How an answer left is recorded so soon after it.
+RECORDED_WITHIN = timedelta(seconds=2)
 BODY_TOO_LATE = 408
 
 
@@ -84,7 +86,9 @@ class Log:
     calls: list[Call] = field(default_factory=list)
     enrolments: list[Enrolment] = field(default_factory=list)
     clocks: list[tuple[datetime, timedelta]] = field(default_factory=list)
-    checked_in: set[int] = field(default_factory=set)
+    kills: list[datetime] = field(default_factory=list)
+    # The decisions on which somebody came in who was not in already.
+    came_in_on: set[str | None] = field(default_factory=set)
 
     def add(self, path: Path) -> None:
         """A log's lines. Raises UsageError for a file that is none, or one of another town."""
@@ -102,8 +106,10 @@ class Log:
             self.enrolments.append(_enrolment(line))
         elif line["kind"] == "clock":
             self.clocks.append((datetime.fromisoformat(line["at"]), timedelta(seconds=line["ahead_s"])))
-        elif line["kind"] == "webhook" and line["type"] == "CUSTOMER_CHECKIN":
-            self.checked_in.add(line["entity_id"])
+        elif line["kind"] == "kill":
+            self.kills.append(datetime.fromisoformat(line["at"]))
+        elif line["kind"] == "entry":
+            self.came_in_on.add(line["decision_id"])
 
     def fits(self, call: Call | Enrolment, received_at: datetime) -> bool:
         """Whether the endpoint's clock may have shown this when the call came."""
@@ -112,6 +118,10 @@ class Log:
             call.began + ahead - ANSWERED_SLACK <= received_at <= call.ended + ahead + slack
             for ahead in self._ahead(call)
         )
+
+    def may_be_unknown(self, call: Call) -> bool:
+        """Whether the endpoint was killed before it had to have recorded how this call's answer left."""
+        return any(call.began <= at <= call.ended + RECORDED_WITHIN for at in self.kills)
 
     def _ahead(self, call: Call | Enrolment) -> list[timedelta]:
         """How far the endpoint's clock may have been ahead of the sandbox's during a call."""

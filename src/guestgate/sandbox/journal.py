@@ -1,8 +1,9 @@
 """The sandbox's own log: what it did and what came back, a JSON object a line.
 
 ``run``: a town and what was asked for. ``call``: one check-in call. ``enrolment``: one member validation at a desk.
-``clock``: the endpoint's clock was set ahead of the sandbox's. ``webhook``: an event and its fate. Instants are the
-sandbox's own, ISO 8601 in UTC.
+``entry``: somebody came in on the answer to a call. ``kill``: whoever wrote this killed the endpoint. ``clock``: its
+clock was set ahead of the sandbox's. ``webhook``: an event and its fate. Instants are the sandbox's own, ISO 8601 in
+UTC.
 """
 
 from __future__ import annotations
@@ -111,6 +112,10 @@ class Journal:
             customer_id=customer_id,
             note=inquiry.note,
         )
+
+    def entry(self, at: datetime, studio_id: str, customer_id: int, tap: Tap) -> None:
+        """Somebody who was not in came in, since the door opened on this tap."""
+        self.write("entry", at=clock.iso(at), studio=studio_id, customer_id=customer_id, decision_id=tap.decision_id)
 
 
 def read(path: Path, take: Callable[[dict[str, Any]], object]) -> None:

@@ -79,10 +79,14 @@ class Enrolled(NamedTuple):
 
 @dataclass
 class Tenant:
-    """A gym chain's own customers: the member's id at the aggregator by customer, and the other way round."""
+    """A gym chain's own customers: the member's id at the aggregator by customer, and the other way round.
+
+    ``seen`` are customers whose card was held to a reader, whatever was registered of them.
+    """
 
     member_of: dict[int, str] = field(default_factory=dict)
     customer_of: dict[str, int] = field(default_factory=dict)
+    seen: set[int] = field(default_factory=set)
 
     def add(self, customer_id: int, aggregator_id: str) -> None:
         """A customer for an aggregator's member."""
@@ -160,6 +164,9 @@ class Platform:
     async def tap(self, planned: PlannedTap) -> Tap:
         """Somebody holds a card to a reader; where the door opens they are checked in."""
         at = clock.now()
+        seen_there = self.tenants[planned.studio.tenant].seen
+        if len(seen_there) < MAX_CUSTOMERS:
+            seen_there.add(planned.customer_id)
         tap = await self._doors[planned.studio.id].tap(planned.aggregator_id, planned.customer_id, planned.fault)
         self.journal.call(at, planned, tap)
         self.desks[tap.desk] += 1
@@ -167,7 +174,7 @@ class Platform:
         seen = Seen(self._taps, at, planned, tap)
         self.latest.append(seen)
         if tap.desk is Desk.OPEN:
-            self._check_in(planned.studio, planned.customer_id, at)
+            self._check_in(planned.studio, planned.customer_id, at, tap)
         self._on_tap(seen)
         return tap
 
@@ -178,7 +185,7 @@ class Platform:
         sent = self.town.spec.aggregator_id or aggregator_id
         return await self.tap(PlannedTap(-self._taps - 1, 0, studio, sent, customer_id))
 
-    def _check_in(self, studio: Studio, customer_id: int, at: datetime) -> None:
+    def _check_in(self, studio: Studio, customer_id: int, at: datetime, tap: Tap) -> None:
         if (studio.id, customer_id) in self.inside:
             return  # a second tap; the platform knows that they are in
         if len(self.checkins) == MAX_CHECKINS:
@@ -187,6 +194,7 @@ class Platform:
         checkin = Checkin(self._taps, customer_id, studio, at)
         self.checkins.append(checkin)
         self.inside[studio.id, customer_id] = checkin
+        self.journal.entry(at, studio.id, customer_id, tap)
         self.tell(Event(studio, customer_id, "CUSTOMER_CHECKIN"))
 
     def check_out(self, studio: Studio, customer_id: int) -> None:
@@ -220,6 +228,7 @@ class Platform:
         if customer_id not in tenant.member_of:
             raise OperationError(f"{studio.tenant} has no customer {customer_id}")
         if event == "CUSTOMER_DELETED":
+            tenant.seen.discard(customer_id)
             tenant.customer_of.pop(tenant.member_of.pop(customer_id), None)
         self.tell(Event(studio, customer_id, event))
 
@@ -268,7 +277,8 @@ class Platform:
 
     def history(self, studio: Studio, customer_id: int) -> list[Checkin] | None:
         """A customer's check-ins at a studio's chain, oldest first; None where the chain has no such customer."""
-        if customer_id not in self.tenants[studio.tenant].member_of:
+        tenant = self.tenants[studio.tenant]
+        if customer_id not in tenant.member_of and customer_id not in tenant.seen:
             return None
         return [one for one in self.checkins if one.customer_id == customer_id and one.studio.tenant == studio.tenant]
 
