@@ -7,6 +7,7 @@ from such a text another does not. Here each of them is an error.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 MAX_DIGITS = 20
@@ -16,10 +17,14 @@ class NotJsonError(ValueError):
     """The text is not JSON, or not strictly; the message goes on after "the body" and repeats nothing of it."""
 
 
-def loads(text: bytes, *, any_text: bool = False) -> Any:
-    """The value. Raises NotJsonError. With `any_text`, NUL characters and half surrogate pairs are the caller's."""
+def loads(text: bytes, *, any_text: bool = False, any_number: bool = True) -> Any:
+    """The value. Raises NotJsonError. With `any_text`, NUL characters and half surrogate pairs are the caller's.
+
+    Without `any_number`, integers of more than `MAX_DIGITS` digits and numbers beyond floats are errors as well: what
+    is read so can be written again as it was.
+    """
     try:
-        value = _decoder.decode(text.decode("utf-8"))
+        value = (_decoder if any_number else _bounded).decode(text.decode("utf-8"))
     except NotJsonError:
         raise
     except UnicodeDecodeError:
@@ -47,7 +52,23 @@ def _int(digits: str) -> int:
     return int(digits) if len(digits) <= MAX_DIGITS else 10**MAX_DIGITS
 
 
+def _bounded_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise NotJsonError("contains a number that is too large")
+    return int(digits)
+
+
+def _bounded_float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise NotJsonError("contains a number that is too large")
+    return value
+
+
 _decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_int)
+_bounded = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_bounded_int, parse_float=_bounded_float
+)
 
 
 def _check_texts(value: Any) -> None:
