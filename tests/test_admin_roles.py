@@ -41,7 +41,12 @@ WRITES = {
     },
 }
 WITHOUT_TOKEN = {("GET", "/readyz")}
-PUBLIC = {("POST", "/checkin-validation"), ("POST", "/member-validation"), ("GET", "/healthz")}
+PUBLIC = {
+    ("POST", "/checkin-validation"),
+    ("POST", "/member-validation"),
+    ("POST", "/webhook"),
+    ("GET", "/healthz"),
+}
 GARBAGE = b'\xff\xfe{"\x00' * 1000
 
 

@@ -29,7 +29,7 @@ OTHER_KEY = "Zx9Rq2Lm7Vb4Nc8Kd1Wf6Hg3Tj5Ps0Qe"
 CHANGES_NOTHING = {
     "backup", "changes", "check", "decisions", "explain", "init", "list", "probe", "quickstart", "register",
     "restore", "serve", "status", "compact", "export", "traffic", "audit", "show", "statement", "test", "upgrade",
-    "visits",
+    "enrol", "visits",
 }  # fmt: skip
 ELSEWHERE = {"copy", "prune", "forget", "code", "reconcile", "activate", "create-customer", "new", "reseal"}
 

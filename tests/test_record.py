@@ -45,7 +45,7 @@ def test_every_choice(home: Gate, decided: list[tuple[int, dict[str, Any]]]) -> 
         for order, member, studio, start, after, limit in product(
             Order, (None, "free-0", "once-0", "nobody"), (None, "s1"), since, places, limits
         ):
-            chosen = Filter(member, studio, start, after, limit=limit, order=order)
+            chosen = Filter(member, studio, start, after=after, limit=limit, order=order)
             assert list(record.decisions(connection, chosen)) == _chosen(decided, chosen), chosen
 
 

@@ -95,6 +95,7 @@ def desk(terminal: Terminal) -> Terminal:
         return past.checkin(member, at, decision_id=str(uuid4()), **more)
 
     start = datetime(2026, 11, 24, 12, tzinfo=UTC)
+    checkin("m1", start - timedelta(days=329))
     for days in range(330, 0, -30):
         checkin("m1", start - timedelta(days=days))
         checkin("m1", start - timedelta(days=days) + timedelta(minutes=1))

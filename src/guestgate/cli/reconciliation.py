@@ -12,8 +12,6 @@ from guestgate.attendance.reconciliation import Reconciliation
 from guestgate.cli.common import AsJson, Ca, ConfigFile, open_database, printable, say, show, who
 from guestgate.cli.rules import Since
 from guestgate.instants import parse_since
-from guestgate.platform.history import PlatformHistory
-from guestgate.platform.secret_keys import SecretKeys
 
 # Longer than one that was killed keeps others from it.
 PATIENCE_S = 75.0
@@ -33,6 +31,9 @@ def reconcile(since: Since = None, ca: Ca = None, config: ConfigFile = None, as_
 
     [dim]guestgate reconcile --since 7d[/dim]
     """
+    from guestgate.platform.history import PlatformHistory  # an HTTP client takes its time to import
+    from guestgate.platform.secret_keys import SecretKeys
+
     loaded = settings.load(config)
     start = None if since is None else parse_since(since, clock.now())
     database = open_database(config)
