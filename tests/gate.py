@@ -153,7 +153,7 @@ class Gate:
                 self.process = subprocess.Popen(
                     command, stdout=output, stderr=output, env=environment(), start_new_session=True
                 )
-        wait_for(self._serves, "the server did not start", self, 60)
+        wait_for(self._serves, "the server did not start", self, 120)
 
     def _serves(self) -> bool:
         """All of it: the public listener may be open before the admin listener is."""

@@ -410,7 +410,7 @@ def test_without_a_target_it_is_the_configured_one(desk: Terminal, target: Datab
     assert "TARGET: should be postgresql://" in refused(desk, source, status=2)
     desk.monkeypatch.setenv("GUESTGATE_DATABASE", target_url(target))
     said = desk.run("db", "copy", source).out
-    assert re.search(r"[\d,]+ rows were copied, 35 decisions among them, up to number \d+; both sides agree", said)
+    assert re.search(r"[\d,]+ rows were copied, 36 decisions among them, up to number \d+; both sides agree", said)
     assert content(target) == content(desk.database)
 
 
