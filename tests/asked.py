@@ -281,10 +281,11 @@ def _closed_month(grown: Grown) -> Iterator[Question]:
     """Once a month is closed."""
     yield Question("statement: close", lambda db, n: _close(db, grown.months[0]), "it writes a line for each visit")
     yield reading("statements", statements.closed_list)
-    for studio in (None, "s-1", NOBODY):
+    for studio, walks in ((None, "it lists a month's corrections, wherever they are"), ("s-1", ""), (NOBODY, "")):
         yield reading(
-            "statement: closed",
+            f"statement: closed{' of a studio' if studio else ''}",
             lambda c, s=studio: statements.statement(c, grown.months[0], s, payable_requires=REQUIRES),
+            walks,
         )
     for after in (0, 1000):
         yield reading(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from callers import rows
@@ -74,35 +74,43 @@ def pay_now(database: Database, requires: str) -> set[str]:
     return pay
 
 
-def months(database: Database) -> Iterator[str]:
-    """All that can have a line, without a gap, and the one after them."""
-    found = rows(database, "SELECT min(local_date), max(local_date) FROM visits")[0]
-    closed = rows(database, "SELECT min(month), max(month) FROM statements")[0]
-    texts = [text[:7] for text in (*found, *closed) if text]
-    month = min(texts, default="2026-01")
-    while month <= max(texts, default=month):
-        yield month
-        month = following(month)
-    yield month
+def months(database: Database) -> list[str]:
+    """All that can have a line: those with visits, those that are closed, and the one that adjustments go to."""
+    dated = {month for (month,) in rows(database, "SELECT DISTINCT substr(local_date, 1, 7) FROM visits")}
+    known = dated | {month for (month,) in rows(database, "SELECT month FROM statements")}
+    return sorted(known | {following(month) for month in known})
 
 
 def lines(database: Database, month: str, requires: str) -> list[dict[str, Any]]:
     """A month's lines."""
+    return statements_of(database, [month], requires)[month]
+
+
+def statements_of(database: Database, some: Iterable[str], requires: str) -> dict[str, list[dict[str, Any]]]:
+    """The lines of some months, as of one instant."""
     with database.read() as connection:
-        return [line for _, line in statements.statement_lines(connection, month, None, payable_requires=requires)]
+        return {
+            month: [
+                line for _, line in statements.statement_lines(connection, month, None, payable_requires=requires)
+            ]
+            for month in some
+        }
 
 
-def paid(database: Database, requires: str) -> dict[str, int]:
-    """What all statements together say of each visit that they say anything of."""
+def paid(found: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, int]:
+    """What statements together say of each visit that they say anything of."""
     said: dict[str, int] = defaultdict(int)
-    for month in months(database):
-        for line in lines(database, month, requires):
-            said[line["visit"]] += line["payable"]
+    for line in chain.from_iterable(found.values()):
+        said[line["visit"]] += line["payable"]
     return said
 
 
-def disputed(database: Database, requires: str = "authorized") -> dict[str, int]:
+def disputed(
+    database: Database, requires: str = "authorized", found: Mapping[str, Iterable[Mapping[str, Any]]] | None = None
+) -> dict[str, int]:
     """Of which visits statements say something else than what pays now: by how much too much."""
-    said, pay = paid(database, requires), pay_now(database, requires)
+    if found is None:
+        found = statements_of(database, months(database), requires)
+    said, pay = paid(found), pay_now(database, requires)
     differences = {visit: said.get(visit, 0) - (visit in pay) for visit in {*said, *pay}}
     return {visit: too_much for visit, too_much in differences.items() if too_much}

@@ -27,6 +27,7 @@ from guestgate.attendance.reconciliation import Reconciliation, Report
 from guestgate.case import case
 from guestgate.database import Database
 from guestgate.errors import ConflictError, OperationError
+from guestgate.platform import history
 from guestgate.settings import Settings
 
 START = clock.now() - timedelta(days=2)
@@ -332,7 +333,7 @@ def test_of_several_servers_one_reconciles(desk: Terminal, past: Past, monkeypat
             return super().stays(*asked)
 
     book = Alone()
-    monkeypatch.setattr(process, "PlatformHistory", lambda *_: nullcontext(book))
+    monkeypatch.setattr(history, "PlatformHistory", lambda *_: nullcontext(book))
     for again in range(2):
         for one in servers:
             one._asked_at_ms = 0
@@ -448,6 +449,7 @@ def test_any_order_delay_and_doubling_come_to_the_same(
     """However webhooks arrive, in however many parts, with reconciliations in between; and losses are made up for."""
     told, book = story(past)
     past.close()
+    desk.close()
     with copied(backend, desk.database_url, tmp_path) as database:
         read(database, *told)
         reconcile(database, book)
@@ -480,6 +482,7 @@ def test_being_killed_anywhere_changes_nothing(desk: Terminal, past: Past, backe
     told, book = story(past)
     past.close()
     deliver(desk.database, *told)
+    desk.close()
     modules = (clerk_module, attendances, customers, others, reconciliation_module, progress)
 
     def work(database: Database) -> None:
