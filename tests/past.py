@@ -13,6 +13,8 @@ from guestgate.ledger import DEFAULT_BUDGET_MS, Answer, Ledger, Ticket
 from guestgate.model import CheckIn, Decision
 from guestgate.validations import Validations
 
+ATTEMPTS = 10
+
 
 def uuid7(at: datetime, number: int) -> str:
     """An id made at that instant."""
@@ -42,12 +44,19 @@ class Past:
         checkin = CheckIn(
             decision_id or uuid7(at, secrets.randbits(40)), at, studio, member, customer, "0123456789abcdef"
         )
-        (decision,) = self._ledger.process([Ticket(checkin, math.inf)], [])
+        decision = self._decide(checkin)
         if not answered:
             return decision
         status = 200 if decision.outcome.value == "allowed" else 403
         self._ledger.process([], [Answer(checkin.id, status, 1.5, undelivered)])
         return decision
+
+    def _decide(self, checkin: CheckIn) -> Decision:
+        """A server gives up where others keep it waiting; nobody waits for the answer here, so it is asked again."""
+        for _ in range(ATTEMPTS):
+            for decision in self._ledger.process([Ticket(checkin, math.inf)], []):
+                return decision
+        raise AssertionError("the ledger does not decide")
 
     def validate(self, text: str, at: datetime, *, studio: str = "s1") -> Reply:
         """One member validation, with its answer."""

@@ -165,6 +165,18 @@ def gate(home: Gate) -> Iterator[Gate]:
     yield home
 
 
+def test_what_was_broken_off_late_is_cleared_away(desk: Terminal) -> None:
+    """More lines than are read at once."""
+    fill(desk.database, "2026-01", database_module.PAGE, PEOPLE, plans=BOTH)
+    with closing(Closing(desk.database, "2026-01", "authorized").run("cli:anna")) as broken_off:
+        while next(broken_off) <= database_module.PAGE:  # type: ignore[call-overload]
+            pass
+    close(desk.database, "2026-01")
+    attempts = rows(desk.database, "SELECT attempt, count(*) FROM statement_lines GROUP BY attempt")
+    assert attempts == [(2, 150 + database_module.PAGE)]
+    assert disputed(desk.database) == {} and problems(desk.database) == []
+
+
 def test_a_server_killed_while_it_closes(gate: Gate) -> None:
     """By API, at random moments: nothing is closed, doors have their answers, and the next attempt closes it all."""
     dice = random.Random(f"{SEED} server")

@@ -174,7 +174,7 @@ def test_webhooks_begin_with_the_activation_and_tell_of_a_visit(tmp_path: Path) 
         fresh.event("CUSTOMER_CHECKOUT", customer)
         assert len(fresh.events("CUSTOMER_CHECKIN")) == 1
     kinds = [json.loads(line)["kind"] for line in fresh.log.read_text("utf-8").splitlines()]
-    assert kinds == ["run", "call", "call", "webhook", "call", "webhook"]
+    assert kinds == ["run", "call", "entry", "call", "entry", "webhook", "call", "webhook"]
 
 
 def test_a_studio_that_closes_checks_everybody_out(sandbox: Sandbox) -> None:

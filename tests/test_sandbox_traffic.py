@@ -175,7 +175,7 @@ def test_a_log_that_cannot_be_written_ends_the_day(served: Gate) -> None:
     [
         *("[]", "{}", "7", '{"kind": "run"}', '{"kind": "call"}', '{"kind": "call", "at": 5}'),
         '{"kind": "enrolment"}',
-        *('{"kind": "clock", "at": 5, "ahead_s": 1}', '{"kind": "webhook"}', '{"kind": "ca'),
+        *('{"kind": "clock", "at": 5, "ahead_s": 1}', '{"kind": "entry"}', '{"kind": "ca'),
         '{"kind": "clock", "at": "2026-01-01T00:00:00Z", "ahead_s": 1e300}',
     ],
 )

@@ -105,11 +105,10 @@ class Closing:
         left = (_l.month == self.month, _l.attempt == attempt)
 
         def remove(connection: Connection, rows: Sequence[Any]) -> None:
-            connection.execute(
-                delete(schema.statement_lines).where(*left, _l.number.in_([row.number for row in rows]))
-            )
+            connection.execute(delete(schema.statement_lines).where(*left, _l.number.in_([row.seq for row in rows])))
 
-        for _ in self.database.write_many(self.database.scan(select(_l.number).where(*left), _l.number), remove, who):
+        numbers = select(_l.number.label("seq")).where(*left)
+        for _ in self.database.write_many(self.database.scan(numbers, _l.number), remove, who):
             yield self._count
 
     def _write_visits(self, connection: Connection, rows: Sequence[Any]) -> None:
