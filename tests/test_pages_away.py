@@ -159,7 +159,9 @@ def test_at_the_desk(new_node: Callable[..., Node]) -> None:
         expect(live.locator(".nodes")).to_contain_text("serving")
         with dark(node):
             stand_in(node)
-            expect(live.locator(".banner")).to_contain_text("standing in for the shared database", timeout=30_000)
+            expect(live.locator(".banner:visible")).to_contain_text(
+                "standing in for the shared database", timeout=30_000
+            )
             expect(live.locator(".nodes")).to_contain_text("standing in", timeout=30_000)
             page.reload()
             expect(page.get_by_role("heading", level=1)).to_have_text("The database does not answer")
@@ -168,4 +170,4 @@ def test_at_the_desk(new_node: Callable[..., Node]) -> None:
                 page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
                 assert barriers(page) == [] and width(page) <= of[0]
         expect(page.get_by_role("heading", level=1)).to_have_text("Studios", timeout=60_000)
-        expect(live.locator(".banner")).to_have_count(0, timeout=60_000)
+        expect(live.locator(".banner:visible")).to_have_count(0, timeout=60_000)

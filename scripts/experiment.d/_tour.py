@@ -46,6 +46,9 @@ class Page:
         return None if self.form is None else {FORM_FIELD: form_value(session), **self.form}
 
 
+ADDS_UP = "it adds up a month's visits, and so has to read them"
+
+
 def tour(grown: Grown, token: str) -> list[Page]:
     """All pages. Raises LookupError where there is a route that none of them is of."""
     busiest, ordinary, last = grown.busiest_member, grown.member(7), grown.member(grown.members - 1)
@@ -81,6 +84,12 @@ def tour(grown: Grown, token: str) -> list[Page]:
         Page("decision: the newest", f"/decision/{newest}"),
         Page("decision: the oldest", f"/decision/{oldest}"),
         Page("decision: none", "/decision/none", 404),
+        Page("check-ins", "/decisions"),
+        Page("check-ins: denied at a studio", _at("/decisions", studio="s-1", answer="denied")),
+        Page("statements", "/statements"),
+        Page("statement: a month", f"/statements/{grown.months[1]}", walks=ADDS_UP),
+        Page("statement: a month, as a file", f"/statements/{grown.months[1]}/csv", walks=ADDS_UP),
+        Page("statement: close, by an operator", f"/statements/{grown.months[1]}/close", 403, {}),
         Page("studios: first", "/studios"),
         Page("studios: last", _at("/studios", page=str((grown.studios - 1) // 100))),
         Page("studios: by name", _at("/studios", q="studio 4")),

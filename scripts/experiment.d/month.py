@@ -228,7 +228,8 @@ class Month:
         with self.gate.database.read() as connection:
             decisions = [row for _, row in record.decisions(connection, record.Filter())]
             visits = [row for _, row in record.visits(connection, record.Filter(), payable_requires=requires)]
-        return Audit(self.town, log, decisions, visits, requires, reconciled=True).run()
+            validations = [row for _, row in record.validations(connection, record.Filter())]
+        return Audit(self.town, log, decisions, visits, validations, requires, reconciled=True).run()
 
     def stated(self) -> dict[str, dict[str, int]]:
         """What all statements together pay, by the month and studio of the visit."""
