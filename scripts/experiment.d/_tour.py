@@ -46,6 +46,8 @@ class Page:
         return None if self.form is None else {FORM_FIELD: form_value(session), **self.form}
 
 
+# Once for each month, by an admin; `scripts/experiment statements` measures it.
+NOT_TOURED = ("/statements/{month}/close",)
 ADDS_UP = "it adds up a month's visits, and so has to read them"
 
 
@@ -89,7 +91,6 @@ def tour(grown: Grown, token: str) -> list[Page]:
         Page("statements", "/statements"),
         Page("statement: a month", f"/statements/{grown.months[1]}", walks=ADDS_UP),
         Page("statement: a month, as a file", f"/statements/{grown.months[1]}/csv", walks=ADDS_UP),
-        Page("statement: close, by an operator", f"/statements/{grown.months[1]}/close", 403, {}),
         Page("studios: first", "/studios"),
         Page("studios: last", _at("/studios", page=str((grown.studios - 1) // 100))),
         Page("studios: by name", _at("/studios", q="studio 4")),
@@ -115,7 +116,7 @@ def _at(path: str, **asked: str) -> str:
 
 def _check_complete(pages: Sequence[Page]) -> None:
     for route in (route for router in PAGES for route in router.routes):
-        if not any(
+        if route.path not in NOT_TOURED and not any(
             page.method in route.methods and route.path_regex.match(page.path.partition("?")[0]) for page in pages
         ):
             raise LookupError(f"no page of the tour is of {route.path}")
