@@ -530,3 +530,19 @@ def test_who_was_killed_may_not_know_how_an_answer_left() -> None:
     assert story.agrees()
     story.log.kills[0] += timedelta(seconds=5)
     assert not story.agrees()
+
+
+@pytest.mark.parametrize("after", [0.005, 1])
+@pytest.mark.parametrize("confirmed", [(0,), (1,), (0, 1), ()])
+def test_of_two_taps_at_once_an_entry_may_be_either(after: float, confirmed: tuple[int, ...]) -> None:
+    """One of them is confirmed; where the first had been answered before the second, it has to be that one."""
+    story = Story()
+    first = story.tap("ok")
+    story.tap("ok", after=after)
+    story.log.came_in_on.add(first)
+    for index in confirmed:
+        story.visits[index]["state"] = "confirmed"
+    right = len(confirmed) == 1 and (after < 1 or confirmed == (0,))
+    assert (story.problems("authorized", reconciled=True) == []) == right
+    early = confirmed == () or right
+    assert (story.problems("authorized") == []) == early

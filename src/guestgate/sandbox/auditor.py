@@ -10,7 +10,8 @@ when a visit was taken back. So the auditor keeps, for each member, every set of
 by now (a world), and a decision is right if it is right in one of them; worlds that do not explain it are dropped.
 
 Once everything has been held against the platform's history, the state of each visit follows from what happened at
-the door: the sandbox knows on which answer somebody came in, and does not have to find that out by times.
+the door: the sandbox knows on which answer somebody came in, and does not have to find that out by times. Of two
+visits whose calls were under way at once (a second tap) an entry cannot tell which of them it was; one is confirmed.
 """
 
 from __future__ import annotations
@@ -124,6 +125,8 @@ class Audit:
         for decision in decisions:
             if decision["visit"] is not None:
                 self._leaning[decision["visit"]].append(decision)
+        # Visit -> all that were asked for at once, itself included, where somebody came in on one of several.
+        self._at_once = {visit: group for group in self._groups() for visit in group}
         self._people: dict[str, _Person] = defaultdict(_Person)
         answered = sum(call.answered for call in log.calls)
         taken_back = sum(visit["state"] == "reversed" for visit in visits)
@@ -144,6 +147,8 @@ class Audit:
                 self._say(f"decision {decision['id']} for {call}", self._decision(decision, call))
         for visit in self._visits.values():
             self._say(f"visit {visit['id']} of {visit['member']}", self._visit(visit))
+        for group in dict.fromkeys(map(frozenset, self._at_once.values())):
+            self._say(f"visits {', '.join(sorted(group))}", self._group(group))
         self._payable()
         self.findings.problems += self._desks.problems()
         return self.findings
@@ -279,12 +284,39 @@ class Audit:
         """
         left = any(decision["undelivered"] is False for decision in leaning)
         came_in = any(decision["id"] in self._log.came_in_on for decision in leaning)
+        at_once = any(decision["id"] in self._at_once for decision in leaning)
+        told = {"confirmed"} if came_in or at_once else set()
+        untold = {"authorized"} if left else {"reversed"}
         if self._reconciled:
-            return {"confirmed"} if came_in else {"authorized"} if left else {"reversed"}
+            return told | untold if at_once else told or untold
         if _lost(leaning):
             return {"reversed"}
         # Whether it was asked about is not known here.
-        return {"authorized"} | ({"confirmed"} if came_in else set() if left else {"reversed"})
+        return {"authorized"} | told | (untold if at_once or not came_in else set())
+
+    def _groups(self) -> Iterator[list[str]]:
+        """Visits of one member at one studio whose calls overlap, where somebody came in on one of several."""
+        made: dict[tuple[str, str], list[tuple[Call, str]]] = defaultdict(list)
+        for decision in self._decisions:
+            call = self._matching.calls.get(decision["id"])
+            if decision["reason"] == "ok" and call is not None:
+                made[decision["member"], decision["studio"]].append((call, decision["id"]))
+        for calls in made.values():
+            groups: list[list[str]] = []
+            last = datetime.min.replace(tzinfo=UTC)
+            for call, visit in sorted(calls, key=lambda one: one[0].began):
+                if call.began > last:
+                    groups.append([])
+                groups[-1].append(visit)
+                last = max(last, call.ended)
+            yield from (group for group in groups if len(group) > 1 and not self._log.came_in_on.isdisjoint(group))
+
+    def _group(self, group: frozenset[str]) -> Iterator[str]:
+        """As many of them are confirmed as people came in; before all has been reconciled, or fewer."""
+        confirmed = sum(self._visits[visit]["state"] == "confirmed" for visit in group if visit in self._visits)
+        came_in = len(self._log.came_in_on & group)
+        if confirmed > came_in or (confirmed < came_in and self._reconciled):
+            yield f"{confirmed} are confirmed, but {came_in} came in"
 
     def _payable(self) -> None:
         """Each visit of a plan that pays per visit, else the first of a member's day; never a test studio's."""
@@ -315,7 +347,7 @@ class Audit:
     def _may_pay(self, visit: dict[str, Any]) -> bool:
         """Whether its state is one that pays: that which it should be in, where only one is right."""
         state = visit["state"]
-        if self._reconciled and visit["source"] == "checkin":
+        if self._reconciled and visit["source"] == "checkin" and visit["id"] not in self._at_once:
             (state,) = self._states(self._leaning.get(visit["id"], []))
         return state == "confirmed" or (state == "authorized" and self._requires == "authorized")
 
