@@ -445,6 +445,27 @@ def test_each_check_in_waits_until_its_own_deadline(desk: Desk, lock: Lock, fake
     ]
 
 
+def test_a_deadline_that_passes_while_locks_are_taken_is_over(
+    desk: Desk, fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its caller has been told that nothing was decided, and may call again at once."""
+
+    class SlowBook(ledger.FactBook):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            fake_clock.time_s += 0.2
+
+    monkeypatch.setattr(ledger, "FactBook", SlowBook)
+    short, long = desk.tap("once-0", patience_s=0.2), desk.tap("once-1", patience_s=0.4)
+    assert desk.process(short, long) == [UNDECIDED, ALLOWED]
+    assert desk.visits("once-0") == []
+    assert desk.process(desk.tap("once-0")) == [ALLOWED]
+    assert sorted(row[:2] for row in desk.record()[:2]) == sorted(
+        [(short.checkin.id, "undecided"), (long.checkin.id, "allowed")]
+    )
+    assert problems(desk.database) == []
+
+
 def test_news_wait_for_a_lock_without_a_check_in(desk: Desk, fake_clock: FakeClock) -> None:
     """Answers that cannot be written now are written with the next batch, once."""
     ticket = desk.tap("free-0")

@@ -273,6 +273,8 @@ class Ledger:
             return []
         entries: list[Entry] = []
         busy: list[Ticket] = []
+        late: list[Ticket] = []
+        checkins: list[CheckIn] = []
         answers = [
             answer._replace(undelivered=True) if answer.decision_id in self._overtaken else answer
             for answer in self._answers
@@ -286,8 +288,15 @@ class Ledger:
             not_yet = corrections.reverse_undelivered(connection, reversals[:MAX_REVERSALS])
             if batch:
                 book = self._book(connection, [ticket.checkin for ticket in batch])
-                busy += [ticket for ticket in batch if book.is_busy(ticket.checkin)]
-                checkins = [ticket.checkin for ticket in batch if not book.is_busy(ticket.checkin)]
+                # It may have taken long to get the locks; nobody waits for these answers any more.
+                now = clock.monotonic()
+                for ticket in batch:
+                    if book.is_busy(ticket.checkin):
+                        busy.append(ticket)
+                    elif ticket.deadline <= now:
+                        late.append(ticket)
+                    else:
+                        checkins.append(ticket.checkin)
                 if self._stand_in is None:
                     entries += _decided(book, checkins)
                     self._key_use.note(connection, checkins)
@@ -301,7 +310,7 @@ class Ledger:
         self._overtaken -= {answer.decision_id for answer in answers}
         self._answers.clear()
         self._undecided.clear()
-        return [entry.decision for entry in entries]
+        return [entry.decision for entry in entries] + [self._not_decided(ticket) for ticket in late]
 
     def _refresh(self, connection: Connection) -> None:
         """Studios, keys and plans as they are now."""
