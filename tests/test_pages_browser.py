@@ -125,6 +125,7 @@ def test_why_somebody_was_denied_by_keyboard_alone(desk: Page) -> None:
 def test_names_are_found_while_typing(desk: Page) -> None:
     """And the list can be walked through by keyboard."""
     desk.goto("/members")
+    expect(desk.locator("main [name=q]")).to_be_focused()  # which a busy browser sees to a little after loading
     desk.keyboard.type("meier")
     expect(desk.locator("#results a")).to_have_count(2)
     desk.keyboard.type(", clara")
