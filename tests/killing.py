@@ -12,7 +12,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 SEED = int(os.environ.get("GUESTGATE_TEST_SEED", "1"))
-ROUNDS = int(os.environ.get("GUESTGATE_TEST_ROUNDS", "25"))
+ROUNDS = int(os.environ.get("GUESTGATE_TEST_ROUNDS", "12"))
 
 
 def lines_of(work: Callable[[], object], *modules: ModuleType) -> int:
@@ -35,7 +35,7 @@ def kill_at(line: int, work: Callable[[], object], *modules: ModuleType) -> None
 
 def moments(name: str, lines: int, kind: str = "sqlite") -> list[int]:
     """At which lines to kill, in this run; fewer on a server, where each costs a database and many connections."""
-    rounds = ROUNDS if kind == "sqlite" else ROUNDS // 3 + 1
+    rounds = ROUNDS if kind == "sqlite" else ROUNDS // 2
     return random.Random(f"{SEED} {name}").sample(range(1, lines), min(rounds, lines - 1))
 
 

@@ -133,7 +133,7 @@ def test_a_command_killed_at_any_line_closes_nothing_and_the_next_one_all(
         assert closed(database) == ["2026-02", "2026-01"]
         whole = lines(database, "2026-02", "authorized")
         assert len(whole) >= 150 + 40 and disputed(database) == {}
-    for line in moments("closing", count, backend.name)[: ROUNDS // 3]:
+    for line in moments("closing", count, backend.name)[: ROUNDS // 2]:
         with copied(backend, desk.database_url, tmp_path) as database:
             kill_at(line, lambda: command(database), *modules)
             if "2026-02" not in closed(database):

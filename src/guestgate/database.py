@@ -212,23 +212,23 @@ class Database(ABC):
     def upgrade(self) -> tuple[str | None, str]:
         """Create the schema or bring it up to date; returns the revisions before and after."""
 
-    def known_version(self) -> str | None:
-        """The schema revision; a UsageError where this version cannot work with it."""
-        found, known = self.schema_version(), schema_versions()
+    def check_known(self, found: str | None) -> None:
+        """Raise UsageError where a schema revision is one that a newer version made, for itself alone."""
+        known = schema_versions()
         if found is not None and found not in known and (self.oldest_user() or found) > known[-1]:
             raise UsageError(
                 f"{self.name} was made by a newer guestgate (schema {found}, this one knows "
                 f"{known[-1]}): install that version or restore a backup"
             )
-        return found
 
     def oldest_user(self) -> str | None:
         """The oldest revision whose guestgate can go on with this schema, where a newer one left it so."""
         return None
 
-    def check_schema(self) -> None:
-        """Raise UsageError where the schema is none that this version can work with."""
-        found, wanted = self.known_version(), schema_versions()[-1]
+    def check_schema(self, found: str | None) -> None:
+        """Raise UsageError where a schema revision is none that this version can work with."""
+        self.check_known(found)
+        wanted = schema_versions()[-1]
         if found is None:
             raise UsageError(f"{self.name} is not a guestgate database: create one with guestgate init")
         if found in schema_versions() and found != wanted:

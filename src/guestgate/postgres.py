@@ -263,8 +263,7 @@ class PostgresDatabase(Database):
         with self._asking() as connection:
             self._check_server(connection)
             self._check_rights(connection)
-        self.check_schema()
-        with self._asking() as connection:
+            self.check_schema(self._version(connection))
             if sequence.is_foreign(connection):
                 raise UsageError(
                     f"{self.name} was filled from a dump of another one: run guestgate db upgrade, which begins a "
@@ -316,10 +315,13 @@ class PostgresDatabase(Database):
     def schema_version(self) -> str | None:
         """The schema revision; None where there is none."""
         with self._asking() as connection:
-            if connection.exec_driver_sql("SELECT to_regclass('alembic_version')").scalar_one() is None:
-                return None
-            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one_or_none()
-            return None if found is None else str(found)
+            return self._version(connection)
+
+    def _version(self, connection: Connection) -> str | None:
+        if connection.exec_driver_sql("SELECT to_regclass('alembic_version')").scalar_one() is None:
+            return None
+        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one_or_none()
+        return None if found is None else str(found)
 
     def oldest_user(self) -> str | None:
         """What the guestgate that made the schema wrote down about older ones."""
@@ -335,7 +337,8 @@ class PostgresDatabase(Database):
         with self.explained(), self.engine.connect() as connection:
             connection = connection.execution_options(guestgate_begin=begin)  # noqa: PLW2901
             with connection.begin():
-                before = self.known_version()
+                before = self.schema_version()
+                self.check_known(before)
                 if before is None:
                     self._create(connection)
                 else:

@@ -71,7 +71,7 @@ class SqliteDatabase(Database):
         """Raise UsageError where there is no such file, or none of this version."""
         if not self.path.exists():
             raise UsageError(f"there is no database at {self.path}: create it with guestgate init")
-        self.check_schema()
+        self.check_schema(self.schema_version())
 
     def _configure(self, connection: Any, _record: object) -> None:
         connection.isolation_level = None  # transactions begin where `_begin` says, not where the driver guesses
@@ -242,7 +242,8 @@ class SqliteDatabase(Database):
             self.path.touch(mode=0o600)  # it holds personal data
         except OSError as error:
             raise UsageError(f"database: {self.path}: {error.strerror}") from None
-        before = self.known_version()
+        before = self.schema_version()
+        self.check_known(before)
         if before is None and self._has_tables():
             raise UsageError(f"{self.path} is another program's database; guestgate needs one of its own")
         with self.explained(), self.engine.connect() as connection:
