@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any, Literal
 
-from fastapi import Path, Query
+from fastapi import Depends, Path, Query
 from fastapi.responses import JSONResponse, Response
 
 from guestgate import changes, clock, corrections, record, statements, visits
@@ -32,26 +32,34 @@ Since = Annotated[shapes.Moment | None, Query(description="Only since then; an i
 Sort = Annotated[Literal["asc", "desc"], Query(alias="order", description="asc: oldest first; desc: newest first.")]
 
 
-def _chosen(since: datetime | None, after: str | None, sort: str, limit: int, **more: Any) -> Filter:
-    """One more row than shown, to know whether there are more."""
-    start = None if since is None else aware(since, "since")
-    return Filter(since=start, after=place(after), limit=limit + 1, order=Order(sort), **more)
+class Part:
+    """Which part of a list is wanted: since when, in which order, from where on, and how much of it."""
+
+    def __init__(self, since: Since = None, sort: Sort = "asc", after: After = None, limit: Size = 100) -> None:
+        """Raises UsageError."""
+        self.size = limit
+        self.filter = Filter(
+            since=None if since is None else aware(since, "since"),
+            after=place(after),
+            limit=limit + 1,  # one more than shown, to know whether there are more
+            order=Order(sort),
+        )
+
+
+Asked = Annotated[Part, Depends()]
 
 
 @reading.get("/decisions", response_model=shapes.Page[shapes.Decision], summary="List check-ins and their answers")
 def decision_list(
     office: In,
+    part: Asked,
     member: Member = None,
     studio: Studio = None,
-    since: Since = None,
-    sort: Sort = "asc",
-    after: After = None,
-    limit: Size = 100,
 ) -> dict[str, Any]:
     """In the order they were recorded."""
-    chosen = _chosen(since, after, sort, limit, member=member, studio=studio)
+    chosen = replace(part.filter, member=member, studio=studio)
     with office.read() as connection:
-        return page(record.decisions(connection, chosen), limit)
+        return page(record.decisions(connection, chosen), part.size)
 
 
 @reading.get("/decisions/{decision_id}", response_model=shapes.Decision, summary="Show one decision")
@@ -64,18 +72,15 @@ def decision_show(office: In, decision_id: str) -> dict[str, Any]:
 @reading.get("/visits", response_model=shapes.Page[shapes.Visit], summary="List visits")
 def visit_list(
     office: In,
+    part: Asked,
     member: Member = None,
     studio: Studio = None,
-    since: Since = None,
-    sort: Sort = "asc",
-    after: After = None,
-    limit: Size = 100,
     month: Annotated[str | None, Query(pattern=MONTH, description="Only of this month, 2026-11.")] = None,
 ) -> dict[str, Any]:
     """In the order they were recorded."""
-    chosen = _chosen(since, after, sort, limit, member=member, studio=studio, month=month)
+    chosen = replace(part.filter, member=member, studio=studio, month=month)
     with office.read() as connection:
-        return page(record.visits(connection, chosen, payable_requires=office.payable_requires), limit)
+        return page(record.visits(connection, chosen, payable_requires=office.payable_requires), part.size)
 
 
 @writing.post(
@@ -125,31 +130,25 @@ def explain_(office: In, body: shapes.Question) -> dict[str, Any]:
 @reading.get("/validations", response_model=shapes.Page[shapes.Validation], summary="List member validations")
 def validation_list(
     office: In,
+    part: Asked,
     member: Member = None,
     studio: Studio = None,
-    since: Since = None,
-    sort: Sort = "asc",
-    after: After = None,
-    limit: Size = 100,
 ) -> dict[str, Any]:
     """Who wanted to register where, and why not; in the order they were recorded."""
-    chosen = _chosen(since, after, sort, limit, member=member, studio=studio)
+    chosen = replace(part.filter, member=member, studio=studio)
     with office.read() as connection:
-        return page(record.validations(connection, chosen), limit)
+        return page(record.validations(connection, chosen), part.size)
 
 
 @reading.get("/changes", response_model=shapes.Page[shapes.Change], summary="Read the audit trail")
 def change_list(
     office: In,
+    part: Asked,
     subject: Annotated[str | None, Query(max_length=255, description="Only of this member, studio, …")] = None,
-    since: Since = None,
-    sort: Sort = "asc",
-    after: After = None,
-    limit: Size = 100,
 ) -> dict[str, Any]:
     """Who changed what, when, and what was there before and after."""
     with office.read() as connection:
-        return page(changes.change_list(connection, _chosen(since, after, sort, limit, subject=subject)), limit)
+        return page(changes.change_list(connection, replace(part.filter, subject=subject)), part.size)
 
 
 @reading.get("/statements/{month}", response_model=shapes.Statement, summary="A month's visits and what pays")
