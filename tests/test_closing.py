@@ -177,6 +177,30 @@ def test_what_was_broken_off_late_is_cleared_away(desk: Terminal) -> None:
     assert disputed(desk.database) == {} and problems(desk.database) == []
 
 
+def test_what_changes_after_a_line_is_prepared(desk: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A correction is in the line or an adjustment of the next month; who is forgotten is not named any more."""
+    where = f"local_date < '2026-02' AND member_id = '{PEOPLE[1]}'"
+    ((taken_back,),) = rows(desk.database, f"SELECT id FROM visits WHERE {where} ORDER BY seq DESC LIMIT 1")
+    prepare = Closing._prepared
+
+    def slowly(self: Closing, visits: Any) -> Iterator[statement_lines.Line]:
+        prepared = list(prepare(self, visits))
+        if self.month == "2026-01":
+            forget(self.database, "cli:anna", PEOPLE[0])
+            with self.database.write("cli:anna") as connection:
+                assert corrections.reverse(connection, taken_back, "by mistake")
+        yield from prepared
+
+    monkeypatch.setattr(Closing, "_prepared", slowly)
+    for month in ("2026-01", "2026-02"):
+        close(desk.database, month)
+    said = [line for month in ("2026-01", "2026-02") for line in lines(desk.database, month, "authorized")]
+    assert PEOPLE[0] not in {line["member"] for line in said} and PEOPLE[1] in {line["member"] for line in said}
+    about = [line["payable"] for line in said if line["visit"] == taken_back]
+    assert about and sum(about) == 0
+    assert disputed(desk.database) == {} and problems(desk.database) == []
+
+
 def test_a_server_killed_while_it_closes(gate: Gate) -> None:
     """By API, at random moments: nothing is closed, doors have their answers, and the next attempt closes it all."""
     dice = random.Random(f"{SEED} server")

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, select, update
 
 from guestgate import adjustments, changes, clock, schema, sequence, statements, stretch
 from guestgate.adjustments import Closed
-from guestgate.bulk import BulkInsert
+from guestgate.bulk import BulkInsert, BulkSelect
 from guestgate.changes import Change
-from guestgate.database import Database
+from guestgate.database import PAGE, SYSTEM, Database
 from guestgate.errors import ConflictError
 from guestgate.model import Source, VisitState
 from guestgate.record import PayableRule
@@ -31,8 +31,12 @@ from guestgate.statement_lines import Kind, Line, Totals, lines
 # How long after its end a month is left alone, so that what came in late and the reconciliation are in it.
 GRACE = timedelta(seconds=RECONCILE_GRACE_S)
 
+# So many lines, or days to be adjusted, take hardly longer than one: most of it is the transaction's own.
+AT_LEAST = 50
+
 _v, _s, _l = schema.visits.c, schema.statements.c, schema.statement_lines.c
 _insert = BulkInsert(schema.statement_lines)
+_names = BulkSelect(_v.id, _v.member_id, among=_v.id)
 
 
 @dataclass
@@ -65,12 +69,12 @@ class Closing:
         with self.database.read() as connection:
             bounds = stretch.of_visits(connection, self.month)
             changed = [] if done is None else adjustments.changed_days(connection, done)
-        visits = select(_v.seq).where(*statements.of_month(self.month), *bounds)
-        for _ in self.database.write_many(self.database.scan(visits, _v.seq), self._write_visits, who):
+        visits = select(schema.visits).where(*statements.of_month(self.month), *bounds)
+        for _ in self.database.write_many(self._prepared(visits), self._write_visits, who, at_least=AT_LEAST):
             yield self._count
         if done is not None:
             write = self._writing_adjustments(done)
-            for _ in self.database.write_many(changed, write, who):
+            for _ in self.database.write_many(changed, write, who, at_least=AT_LEAST):
                 yield self._count
         with self.database.write(who) as connection:
             self._finish(connection, who)
@@ -111,13 +115,30 @@ class Closing:
         for _ in self.database.write_many(self.database.scan(numbers, _l.number), remove, who):
             yield self._count
 
-    def _write_visits(self, connection: Connection, rows: Sequence[Any]) -> None:
-        """As they are in this transaction, and not as they were when they were looked for."""
-        visits = connection.execute(
-            select(schema.visits).where(_v.seq.in_([row.seq for row in rows])).order_by(_v.seq)
-        ).all()
+    def _prepared(self, visits: Select[Any]) -> Iterator[Line]:
+        """Lines as things stood at some instant since the beginning; nobody is kept waiting for that."""
+        after = 0
+        while True:
+            with self.database.read() as connection:
+                page = connection.execute(visits.where(_v.seq > after).order_by(_v.seq).limit(PAGE)).all()
+                found = self._lines(connection, page)
+            yield from found
+            if len(page) < PAGE:
+                return
+            after = page[-1].seq
+
+    def _lines(self, connection: Connection, visits: Sequence[Any]) -> list[Line]:
         pays = PayableRule(connection, self.payable_requires)(visits)
-        self._write(connection, lines(connection, visits, dict.fromkeys(pays, 1), Kind.VISIT))
+        return lines(connection, visits, dict.fromkeys(pays, 1), Kind.VISIT)
+
+    def _write_visits(self, connection: Connection, prepared: Sequence[Line]) -> None:
+        """What became of a visit since its line was prepared is an adjustment; but nobody is forgotten halfway."""
+        names = dict(_names(connection, [line.visit_id for line in prepared]))
+        told = any(line.confirmed_by not in (None, SYSTEM) for line in prepared)
+        if told or any(names.get(line.visit_id) != line.member_id for line in prepared):
+            query = select(schema.visits).where(_v.id.in_(names)).order_by(_v.seq)
+            prepared = self._lines(connection, connection.execute(query).all())
+        self._write(connection, prepared)
 
     def _writing_adjustments(self, done: Closed) -> Callable[[Connection, list[str]], None]:
         def write(connection: Connection, days: list[str]) -> None:
