@@ -27,7 +27,7 @@ from guestgate.attendance.clerk import Clerk
 from guestgate.attendance.reconciliation import Reconciliation, Report
 from guestgate.case import case
 from guestgate.database import Database
-from guestgate.errors import ConflictError, OperationError
+from guestgate.errors import ConflictError, OperationError, PlatformAwayError, PlatformError
 from guestgate.platform import history
 from guestgate.settings import Settings
 
@@ -297,6 +297,87 @@ def test_nothing_is_judged_before_its_time_or_without_an_answer(desk: Terminal, 
     assert states(desk.database) == {young.id: "authorized", gone.id: "authorized"}
 
 
+def test_what_a_command_reverses_a_late_webhook_confirms(
+    desk: Terminal, past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has it done: it follows from what was seen, and is nobody's decision."""
+    visit = past.checkin("ada", START, customer=7, answered=False)
+    monkeypatch.setattr(history, "PlatformHistory", lambda *_, **__: nullcontext(Book()))
+    (report,) = desk.json("reconcile")
+    assert report["reversed"] == [visit.id]
+    read(desk.database, entry(START, 7))
+    assert states(desk.database)[visit.id] == "confirmed"
+
+
+def test_a_short_look_back_leaves_nothing_out(desk: Terminal, past: Past) -> None:
+    """What lies before it and was never asked about still is."""
+    past.checkin("ada", START, customer=7, answered=False)
+    past.checkin("bob", START + HOUR, customer=8, undelivered=True)
+    book = Book()
+    assert len(reconcile(desk.database, book, since=clock.now() - 3 * HOUR).reversed) == 1
+    assert book.asked == [7, 8]
+
+
+def test_what_was_recorded_late_is_asked_about(desk: Terminal, past: Past) -> None:
+    """A server may have stood in for longer than the grace period."""
+    past.checkin("ada", START, customer=7, answered=False)
+    book = Book()
+    reconcile(desk.database, book)
+    late = past.checkin("bob", START + MINUTE, customer=8, answered=False)
+    past.checkin("nobody", START + MINUTE, customer=70)
+    assert reconcile(desk.database, book).reversed == [late.id]
+    assert book.asked == [7, 8, 70]
+    reconcile(desk.database, book)
+    assert book.asked == [7, 8, 70]
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (PlatformError("its answer is not as agreed"), [7, 8, 9]),
+        (PlatformError("Internal Server Error", 500), [7, 8, 9]),
+        (PlatformError("Unauthorized", 401), [7]),
+        (PlatformAwayError("Service Unavailable", 503), [7]),
+        (OperationError("its key cannot be read"), [7]),
+    ],
+)
+def test_a_customer_about_whom_the_platform_does_not_answer_stops_no_others(
+    desk: Terminal, past: Past, error: OperationError, asked: list[int]
+) -> None:
+    """They are asked about, unless nobody would be; the one is the next time."""
+    for number, name in enumerate(("ada", "bob", "eve")):
+        past.checkin(name, START, customer=7 + number, answered=False)
+
+    class Refusing(Book):
+        def stays(self, studio_id: str, customer_id: int, *around: Any) -> Any:
+            found = super().stays(studio_id, customer_id, *around)
+            if customer_id == 7:
+                raise error
+            return found
+
+    refusing = Refusing()
+    report = reconcile(desk.database, refusing)
+    assert report.problems == [str(error)]
+    assert refusing.asked == asked and len(report.reversed) == len(asked) - 1
+    book = Book()
+    assert len(reconcile(desk.database, book).reversed) == 4 - len(asked) and 7 in book.asked
+
+
+def test_a_studio_about_which_the_platform_does_not_answer_is_let_alone(desk: Terminal, past: Past) -> None:
+    """After some customers in a row."""
+    for number in range(2 * reconciliation_module.MAX_REFUSALS):
+        past.checkin("nobody", START, customer=70 + number)
+
+    class Refusing(Book):
+        def stays(self, *about: Any) -> Any:
+            super().stays(*about)
+            raise PlatformError("Forbidden", 403)
+
+    refusing = Refusing()
+    reconcile(desk.database, refusing)
+    assert len(refusing.asked) == reconciliation_module.MAX_REFUSALS
+
+
 def test_what_was_asked_is_not_asked_again(desk: Terminal, past: Past) -> None:
     """A run goes on where the last one ended, for studios that could be asked; one that fails is tried again."""
     past.checkin("ada", START, customer=7)
@@ -354,7 +435,7 @@ def test_who_was_overtaken_gives_way(desk: Terminal, past: Past, monkeypatch: py
         def stays(self, *asked: Any) -> Any:
             if not self.asked:
                 monkeypatch.setattr(progress, "LEASE_MS", 60_000)
-                second._begin("other", clock.monotonic())
+                second._begin(clock.monotonic())
             return super().stays(*asked)
 
     slow = Slow()

@@ -187,6 +187,15 @@ def test_pruning_keeps_what_is_not_settled(desk: Terminal) -> None:
     assert [line["payable"] for line in lines(desk, "2026-02")] == [1, -1]
 
 
+@pytest.mark.parametrize("file", ["plans.toml", "nowhere/lines.csv"])
+def test_a_file_that_cannot_be_written_closes_nothing(desk: Terminal, file: str) -> None:
+    """Closing cannot be undone, so that is found before."""
+    add(desk, day(5))
+    Path("plans.toml").touch()
+    assert f"--csv: {file}" in desk.complaint("statement", "2026-01", "--close", "--csv", file)
+    assert rows(desk.database, "SELECT count(*) FROM statements") == [(0,)]
+
+
 def test_csv_opens_in_spreadsheets_and_has_no_formulas(desk: Terminal) -> None:
     """RFC 4180 with a byte order mark; what begins like a formula is a text; of a closed month the same as before."""
     desk.members({"member_id": '=HYPERLINK("x")', "plan": "each"})

@@ -219,7 +219,7 @@ class Month:
     def _reconcile(self) -> Report:
         grace = timedelta(seconds=settings.load(self.gate.home / "guestgate.toml").reconcile_grace_s)
         with PlatformHistory(self.gate.database, self._secret_keys()) as history:
-            return Reconciliation(self.gate.database, history, grace).run(who="month", patience_s=PATIENCE_S)
+            return Reconciliation(self.gate.database, history, grace).run(patience_s=PATIENCE_S)
 
     def audit(self, requires: str) -> Findings:
         """What the auditor makes of it."""

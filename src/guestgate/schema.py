@@ -430,4 +430,5 @@ reconciled_studios = Table(
     metadata,
     Column("studio_id", Code(255), ForeignKey("studios.id"), primary_key=True),
     Column("until_ms", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),  # what has a higher `seq` was recorded since
 )

@@ -91,7 +91,7 @@ class _Schedule:
             with PlatformHistory(self._database, SecretKeys.of(self._settings)) as history:
                 report = Reconciliation(
                     self._database, history, self._settings.grace, stopping=self._ending.is_set
-                ).run()
+                ).run(differences=False)
         except ConflictError:  # another server is at it
             return
         except Exception as error:

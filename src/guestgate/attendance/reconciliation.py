@@ -11,9 +11,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import ColumnElement, Connection, delete, insert, select
 
 from guestgate import clock, record, schema, sequence, stretch
 from guestgate.attendance import attendances, customers, progress
@@ -24,19 +24,29 @@ from guestgate.attendance.others import Others
 from guestgate.attendance.webhook import Kind
 from guestgate.bulk import BulkInsert, BulkSelect
 from guestgate.corrections import BY_CHECKIN, UNDELIVERED
-from guestgate.database import SYSTEM, Database
-from guestgate.errors import ConflictError, OperationError
+from guestgate.database import Database
+from guestgate.errors import ConflictError, OperationError, PlatformAwayError, PlatformError
 from guestgate.forget import NO_CUSTOMER
 from guestgate.model import Outcome, VisitState
 
 # How far back differences are looked for, and the history is asked where that was never done.
 REACH = timedelta(days=31)
 RETRY_S = 0.5
+# After so many customers in a row about whom it does not answer, a studio is not asked any more.
+MAX_REFUSALS = 5
+BAD_KEY = 401
 
 _d, _a, _v, _s = schema.decisions.c, schema.answers.c, schema.visits.c, schema.sightings.c
 _r = schema.reconciled_studios.c
 _customer_of = BulkSelect(_d.id, _d.customer_id, among=_d.id)
 _insert = BulkInsert(schema.sightings, ignore_existing=True)
+
+
+class Asked(NamedTuple):
+    """How far a studio's history has been asked: about what happened before an instant, of a part of the record."""
+
+    until_ms: int
+    position: int
 
 
 @dataclass
@@ -81,29 +91,34 @@ class Reconciliation:
         self._stopping = stopping
         self._until_ms = 0
 
-    def run(self, since: datetime | None = None, who: str = SYSTEM, *, patience_s: float = 0.0) -> Report:
-        """Reconcile what happened since then, by default since the last time.
+    def run(self, since: datetime | None = None, *, patience_s: float = 0.0, differences: bool = True) -> Report:
+        """Reconcile what happened since the last time, and also what did since an instant.
+
+        What is changed follows from what was seen, and is nobody's decision, whoever has it done. Without
+        `differences`, which may be many, the report says only what was changed.
 
         Somebody else who is at it is waited for; raises ConflictError where that takes longer than `patience_s`, or
         where somebody else began meanwhile.
         """
-        self._begin(who, clock.monotonic() + patience_s)
+        self._begin(clock.monotonic() + patience_s)
         began = clock.now()
         try:
-            report = self._run(began, since, who)
-            with self._database.write(who) as connection:
+            report = self._run(began, since)
+            if differences:
+                self._compare(report, since or began - REACH, began - self._grace)
+            with self._database.write() as connection:
                 self._go_on(connection)
                 if not self._stopping():
                     progress.note(connection, reconciled_at_ms=clock.to_ms(began))
         finally:
-            with self._database.write(who) as connection:
+            with self._database.write() as connection:
                 progress.end_reconciling(connection, self._until_ms)
         return report
 
-    def _begin(self, who: str, give_up_at: float) -> None:
+    def _begin(self, give_up_at: float) -> None:
         while True:
             try:
-                with self._database.write(who) as connection:
+                with self._database.write() as connection:
                     self._until_ms = progress.begin_reconciling(connection)
                 return
             except ConflictError:
@@ -114,87 +129,81 @@ class Reconciliation:
     def _go_on(self, connection: Connection) -> None:
         self._until_ms = progress.go_on_reconciling(connection, self._until_ms)
 
-    def _run(self, began: datetime, since: datetime | None, who: str) -> Report:
+    def _run(self, began: datetime, since: datetime | None) -> Report:
         first, until = since or began - REACH, began - self._grace
         report = Report(clock.iso(first), clock.iso(until))
+        with self._database.read() as connection:
+            _, position = sequence.position(connection)
         report.take(Clerk(self._database).catch_up(to_the_end=True))
-        self._judge_undelivered(since, report, who)
-        asking = self._asking(first, since is not None)
-        due = self._due(asking, until)
-        for studio_id in sorted(asking):
-            self._ask(studio_id, due[studio_id], until, report, who)
+        self._judge_undelivered(since, report)
+        asked = self._asked(began - REACH, since)
+        due = self._due(asked, began - REACH, until)
+        for studio_id in sorted(asked):
+            self._ask(studio_id, due[studio_id], Asked(clock.to_ms(until), position), report)
         report.others_dropped = Others(self._database).drop(clock.to_ms(until))
-        if first < until:
-            report.visits_without_entry = list(self._visits_without_entry(first, until))
-            report.entries_without_visit = list(self._entries_without_visit(first, until))
         return report
 
-    def _judge_undelivered(self, since: datetime | None, report: Report, who: str) -> None:
+    def _judge_undelivered(self, since: datetime | None, report: Report) -> None:
         """It may have become known after an entry was read that an answer near it never left."""
         with self._database.read() as connection:
-            last_ms = progress.reconciled_at_ms(connection)
-            start = since or clock.from_ms(last_ms) - self._grace
+            start = clock.from_ms(progress.reconciled_at_ms(connection)) - self._grace
+            start = max(clock.EPOCH, start if since is None else min(start, since))
             query = (
                 select(_d.studio_id, _d.customer_id, _d.received_at_ms)
                 .join(schema.answers, _a.decision_id == _d.id)
                 .where(_a.undelivered, _d.visit_id.is_not(None), _d.customer_id != NO_CUSTOMER)
-                .where(*record.received(connection, max(start, clock.EPOCH)))
+                .where(*record.received(connection, start))
             )
             units = [Unit(*row, row[-1]) for row in connection.execute(query)]
 
         def follow(connection: Connection, some: Sequence[Unit]) -> None:
+            self._go_on(connection)
             report.take(attendances.follow(connection, some))
 
-        for _ in self._database.write_many(units, follow, who):
+        for _ in self._database.write_many(units, follow):
             pass
 
-    def _asking(self, first: datetime, again: bool) -> dict[str, int]:
-        """From which instant on each studio's history is to be asked: where it has not been, or all of it `again`."""
+    def _asked(self, reach: datetime, since: datetime | None) -> dict[str, Asked]:
+        """How far each studio's history has been asked; what happened since an instant is asked about once more."""
         with self._database.read() as connection:
-            done = {row.studio_id: row.until_ms for row in connection.execute(select(schema.reconciled_studios))}
-        first_ms = clock.to_ms(first)
-        return {
-            studio_id: first_ms if again else max(first_ms, done.get(studio_id, 0))
-            for studio_id in self._history.studios()
-        }
+            done = {row.studio_id: row for row in connection.execute(select(schema.reconciled_studios))}
+        asked = {}
+        for studio_id in self._history.studios():
+            until_ms, position = clock.to_ms(reach), 0
+            if studio_id in done:
+                until_ms, position = max(until_ms, done[studio_id].until_ms), done[studio_id].position
+            asked[studio_id] = Asked(until_ms if since is None else min(until_ms, clock.to_ms(since)), position)
+        return asked
 
-    def _due(self, asking: dict[str, int], until: datetime) -> dict[str, dict[int, list[int]]]:
-        """By studio and customer, the instants of what no webhook has explained: visits, and denials."""
+    def _due(self, asked: dict[str, Asked], reach: datetime, until: datetime) -> dict[str, dict[int, list[int]]]:
+        """By studio and customer, the instants of what no webhook has explained: visits, and denials.
+
+        Also of what was recorded late: a server may have stood in for long, or was away with what it had decided.
+        """
         due: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-        if not asking:
+        if not asked:
             return due
-        since = clock.from_ms(min(asking.values()))
-        until_ms = clock.to_ms(until)
-        for row in [*self._doubtful_visits(since, until_ms), *self._denials(since, until)]:
-            studio_id, customer_id, at_ms = row
-            if asking.get(studio_id, until_ms) <= at_ms < until_ms and customer_id != NO_CUSTOMER:
+        since = clock.from_ms(min(one.until_ms for one in asked.values()))
+        position = min(one.position for one in asked.values())
+        with self._database.read() as connection:
+            lately = stretch.of_visits(connection, None, since)
+            rows = [
+                *_doubtful_visits(connection, *_between(_v.at_ms, since, until), *lately),
+                *_doubtful_visits(connection, *_between(_v.at_ms, reach, since), _v.seq > position),
+            ]
+            lately = record.received(connection, since, until)
+            late = (_d.seq > position, *record.received(connection, reach))
+            rows += _denials(connection, *_between(_d.received_at_ms, since, until), *lately)
+            rows += _denials(connection, *_between(_d.received_at_ms, reach, since), *late)
+        for studio_id, customer_id, at_ms, seq in rows:
+            one = asked.get(studio_id)
+            if one is not None and customer_id != NO_CUSTOMER and (at_ms >= one.until_ms or seq > one.position):
                 due[studio_id][customer_id].append(at_ms)
         return due
 
-    def _doubtful_visits(self, since: datetime, until_ms: int) -> Iterator[tuple[str, int, int]]:
-        """Visits by check-in that no entry confirms, also those that were taken back because nobody was told."""
-        with self._database.read() as connection:
-            query = select(_v.seq, _v.id, _v.studio_id, _v.at_ms).where(
-                _v.at_ms >= clock.to_ms(since),
-                _v.at_ms < until_ms,
-                _v.source.in_(BY_CHECKIN),
-                (_v.state == VisitState.AUTHORIZED.value) | (_v.reversed_why == UNDELIVERED),
-                *stretch.of_visits(connection, None, since),
-            )
-            rows = connection.execute(query).all()
-            customer_of = dict(_customer_of(connection, [row.id for row in rows]))
-        return ((row.studio_id, customer_of[row.id], row.at_ms) for row in rows if row.id in customer_of)
-
-    def _denials(self, since: datetime, until: datetime) -> Iterator[tuple[str, int, int]]:
-        """Check-ins that let nobody in: there should be no entry."""
-        with self._database.read() as connection:
-            query = select(_d.studio_id, _d.customer_id, _d.received_at_ms).where(
-                _d.outcome != Outcome.ALLOWED.value, *record.received(connection, since, until)
-            )
-            rows = connection.execute(query).all()
-        return ((row.studio_id, row.customer_id, row.received_at_ms) for row in rows)
-
-    def _ask(self, studio_id: str, due: dict[int, list[int]], until: datetime, report: Report, who: str) -> None:
+    def _ask(self, studio_id: str, due: dict[int, list[int]], upto: Asked, report: Report) -> None:
+        """Of a customer about whom the platform does not answer the others are asked, and this one the next time."""
+        refused = in_a_row = 0
         for customer_id, instants in sorted(due.items()):
             if self._stopping():
                 return
@@ -205,18 +214,22 @@ class Reconciliation:
             except OperationError as error:
                 if str(error) not in report.problems:  # of a chain that is away, all studios say the same
                     report.problems.append(str(error))
-                return
-            self._learn(unit, stays, report, who)
-        with self._database.write(who) as connection:
+                refused, in_a_row = refused + 1, in_a_row + 1
+                if not _concerns_one(error) or in_a_row == MAX_REFUSALS:
+                    return
+                continue
+            in_a_row = 0
+            self._learn(unit, stays, report)
+        if refused:
+            return
+        with self._database.write() as connection:
             self._go_on(connection)
             connection.execute(delete(schema.reconciled_studios).where(_r.studio_id == studio_id))
-            connection.execute(
-                insert(schema.reconciled_studios).values(studio_id=studio_id, until_ms=clock.to_ms(until))
-            )
+            connection.execute(insert(schema.reconciled_studios).values(studio_id=studio_id, **upto._asdict()))
 
-    def _learn(self, unit: Unit, stays: Sequence[Stay] | None, report: Report, who: str) -> None:
+    def _learn(self, unit: Unit, stays: Sequence[Stay] | None, report: Report) -> None:
         report.asked += 1
-        with self._database.write(who) as connection:
+        with self._database.write() as connection:
             self._go_on(connection)
             if stays is None:
                 report.unknown += 1
@@ -225,6 +238,11 @@ class Reconciliation:
             elsewhere = [_unit(stay, unit.customer_id) for stay in stays if stay.studio_id != unit.studio_id]
             report.take(attendances.follow(connection, [unit, *elsewhere]))
             report.reversed += attendances.reverse_absent(connection, unit)
+
+    def _compare(self, report: Report, since: datetime, until: datetime) -> None:
+        if since < until:
+            report.visits_without_entry = list(self._visits_without_entry(since, until))
+            report.entries_without_visit = list(self._entries_without_visit(since, until))
 
     def _visits_without_entry(self, since: datetime, until: datetime) -> Iterator[dict[str, Any]]:
         with self._database.read() as connection:
@@ -265,6 +283,30 @@ class Reconciliation:
                     "source": row.source,
                     "reference": row.reference,
                 }
+
+
+def _between(column: ColumnElement[int], since: datetime, until: datetime) -> tuple[ColumnElement[bool], ...]:
+    return column >= clock.to_ms(since), column < clock.to_ms(until)
+
+
+def _doubtful_visits(connection: Connection, *where: ColumnElement[bool]) -> list[tuple[str, int, int, int]]:
+    """Visits by check-in that no entry confirms, also those that were taken back because nobody was told."""
+    doubtful = (_v.state == VisitState.AUTHORIZED.value) | (_v.reversed_why == UNDELIVERED)
+    query = select(_v.seq, _v.id, _v.studio_id, _v.at_ms).where(_v.source.in_(BY_CHECKIN), doubtful, *where)
+    rows = connection.execute(query).all()
+    customer_of = dict(_customer_of(connection, [row.id for row in rows]))
+    return [(row.studio_id, customer_of[row.id], row.at_ms, row.seq) for row in rows if row.id in customer_of]
+
+
+def _denials(connection: Connection, *where: ColumnElement[bool]) -> list[tuple[str, int, int, int]]:
+    """Check-ins that let nobody in: there should be no entry."""
+    query = select(_d.studio_id, _d.customer_id, _d.received_at_ms, _d.seq)
+    return [tuple(row) for row in connection.execute(query.where(_d.outcome != Outcome.ALLOWED.value, *where))]
+
+
+def _concerns_one(error: OperationError) -> bool:
+    """Whether others may well be answered: neither is the platform away, nor is the key or the account wrong."""
+    return isinstance(error, PlatformError) and not isinstance(error, PlatformAwayError) and error.status != BAD_KEY
 
 
 def _unit(stay: Stay, customer_id: int) -> Unit:

@@ -9,7 +9,7 @@ import typer
 
 from guestgate import clock, settings
 from guestgate.attendance.reconciliation import Reconciliation
-from guestgate.cli.common import AsJson, Ca, ConfigFile, open_database, printable, say, show, who
+from guestgate.cli.common import AsJson, Ca, ConfigFile, open_database, printable, say, show
 from guestgate.cli.rules import Since
 from guestgate.instants import parse_since
 
@@ -38,7 +38,7 @@ def reconcile(since: Since = None, ca: Ca = None, config: ConfigFile = None, as_
     start = None if since is None else parse_since(since, clock.now())
     database = open_database(config)
     with PlatformHistory(database, SecretKeys.of(loaded), ca=ca) as history:
-        report = Reconciliation(database, history, loaded.grace).run(start, who(), patience_s=PATIENCE_S)
+        report = Reconciliation(database, history, loaded.grace).run(start, patience_s=PATIENCE_S)
     if as_json:
         show(asdict(report), as_json)
     else:

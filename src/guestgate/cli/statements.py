@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -45,15 +46,16 @@ def statement(
     loaded = settings.load(config)
     requires = loaded.payable_requires
     database = open_database(config)
-    if close:
-        with progress_bar(f"closing {month}", 0) as report:
-            for done in Closing(database, month, requires, loaded.grace).run(who()):
-                report(done)
-    with database.read() as connection:
-        content = statements.statement(connection, month, studio, payable_requires=requires)
-        if file is not None:
-            lines = statements.statement_lines(connection, month, studio, payable_requires=requires)
-            _write(file, csv_text(line for _, line in lines))
+    with _new_file(file) as output:
+        if close:
+            with progress_bar(f"closing {month}", 0) as report:
+                for done in Closing(database, month, requires, loaded.grace).run(who()):
+                    report(done)
+        with database.read() as connection:
+            content = statements.statement(connection, month, studio, payable_requires=requires)
+            if output is not None:
+                lines = statements.statement_lines(connection, month, studio, payable_requires=requires)
+                output.writelines(csv_text(line for _, line in lines))
     if as_json:
         show(content, as_json)
         return
@@ -73,14 +75,21 @@ def statement(
         say(f"{month} is not closed; this is what stands so far")
 
 
-def _write(file: Path, content: Iterable[str]) -> None:
-    """A new file, which is there only once it is whole: nobody takes half a month for one."""
+@contextmanager
+def _new_file(file: Path | None) -> Iterator[TextIO | None]:
+    """A new file, which is there only once it is whole: nobody takes half a month for one.
+
+    That it can be made is known before a month is closed, which cannot be undone.
+    """
+    if file is None:
+        yield None
+        return
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         if file.exists():
             raise UsageError(f"--csv: {file} is there already")
         with part.open("x", encoding="utf-8", newline="") as output:
-            output.writelines(content)
+            yield output
         part.rename(file)
     except OSError as error:
         raise UsageError(f"--csv: {file}: {error.strerror}") from None

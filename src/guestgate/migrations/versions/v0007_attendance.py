@@ -85,6 +85,7 @@ def upgrade() -> None:
         "reconciled_studios",
         sa.Column("studio_id", code(255), nullable=False),
         sa.Column("until_ms", sa.BigInteger(), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["studio_id"], ["studios.id"], name=op.f("fk_reconciled_studios_studio_id")),
         sa.PrimaryKeyConstraint("studio_id", name=op.f("pk_reconciled_studios")),
     )
