@@ -40,8 +40,6 @@ class Finding(StrEnum):
 
 
 _OUTCOMES = {Finding.OK: Outcome.ALLOWED, Finding.UNAVAILABLE: Outcome.UNDECIDED}
-# What somebody who guesses gets; a studio has only so many of them.
-MISSES = (Finding.CODE_USED, Finding.CODE_EXPIRED, Finding.UNKNOWN_MEMBER)
 # What need not last: a studio opens again, a membership begins.
 NOT_YET = (Finding.STUDIO_INACTIVE, Finding.MEMBERSHIP_NOT_STARTED)
 

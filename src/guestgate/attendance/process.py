@@ -18,12 +18,12 @@ from guestgate.attendance import progress
 from guestgate.attendance.clerk import Clerk
 from guestgate.attendance.reconciliation import Reconciliation
 from guestgate.child_process import settle_in
+from guestgate.complaints import Complaints
 from guestgate.database import Database
 from guestgate.errors import ConflictError
 from guestgate.kept_process import KeptProcess
 from guestgate.log import configure as configure_log
 from guestgate.settings import Settings
-from guestgate.stand_in.process import Complaints
 
 log = structlog.get_logger()
 

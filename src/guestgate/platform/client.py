@@ -15,10 +15,9 @@ from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
 import httpx
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
 
 from guestgate import clock
-from guestgate.contract import MAX_CUSTOMER_ID
+from guestgate.contract import MAX_CUSTOMER_ID, camel_case
 from guestgate.errors import PlatformAwayError, PlatformError, UsageError
 from guestgate.platform.accounts import Account, is_loopback
 from guestgate.platform.pace import BROKEN_ATTEMPTS, BUSY_ATTEMPTS, Pace
@@ -149,7 +148,7 @@ class OpenApiClient:
         `profile` has the member file's field names; ``first_name`` and ``last_name`` are needed.
         """
         path = "/aggregators/member"
-        content = {"aggregatorId": member_id, **{to_camel(name): value for name, value in profile.items() if value}}
+        content = {"aggregatorId": member_id, **{camel_case(name): value for name, value in profile.items() if value}}
         return self._answer(CreatedCustomer, _Call("creating a customer", "POST", path, path), json=content)
 
     def checkins(self, customer_id: int, since: datetime, until: datetime) -> Iterator[PlatformCheckin]:

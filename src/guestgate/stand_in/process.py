@@ -6,14 +6,13 @@ Doors go on without it: on a copy that grows old. If it ends it is started again
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing.connection import Connection as Pipe
 
 import structlog
 
-from guestgate import clock
 from guestgate.child_process import settle_in
+from guestgate.complaints import Complaints
 from guestgate.database import Database
 from guestgate.errors import GuestgateError
 from guestgate.kept_process import KeptProcess
@@ -28,8 +27,6 @@ log = structlog.get_logger()
 FOLLOW_S = 0.25
 # A long outage's decisions and what is recorded meanwhile take turns.
 PAGES_A_ROUND = 1
-# Of a server that has just been lost, one word; and then from time to time.
-COMPLAIN_EVERY_S = 30.0
 # At the end, what is still waiting is carried over; where that is impossible it waits for the next start.
 STOP_S = 5.0
 
@@ -76,22 +73,3 @@ def _run(pipe: Pipe, settings: Settings, own: StandInCopy) -> None:
                 )
         with complaints.instead_of("the shared record cannot be followed; the copy grows old"):
             level = ending or (follower.round() and level)
-
-
-class Complaints:
-    """What goes wrong every quarter of a second is said from time to time."""
-
-    def __init__(self) -> None:
-        """Nothing has gone wrong yet."""
-        self._silent_until: dict[str, float] = {}
-
-    @contextmanager
-    def instead_of(self, what: str) -> Iterator[None]:
-        """Go on after an error, and say it where that is due."""
-        try:
-            yield
-        except Exception as error:
-            now = clock.monotonic()
-            if now >= self._silent_until.get(what, 0.0):
-                self._silent_until[what] = now + COMPLAIN_EVERY_S
-                log.error(what, error=str(error))
