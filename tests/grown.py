@@ -70,7 +70,7 @@ INSERT INTO members SELECT pg_temp.member(n), pg_temp.plan(n),
     {first_ms}, NULL
 FROM generate_series(0, {members} - 1) AS n;
 
-INSERT INTO customers SELECT 1000000000 + n, pg_temp.member(n), {first_ms}
+INSERT INTO customers SELECT 1000000000 + n, pg_temp.member(n), {first_ms}, true
 FROM generate_series(0, {members} - 1) AS n;
 
 INSERT INTO changes SELECT n * 4 + 2, pg_temp.ms(n), 'cli:operator', 'member.added', pg_temp.member(n), NULL,

@@ -6,7 +6,7 @@ import json
 import random
 import threading
 from contextlib import nullcontext
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from killing import kill_at, lines_of, moments, repeat
 from past import Past
 from terminal import Terminal
 
-from guestgate import clock, corrections
+from guestgate import clock, corrections, members
 from guestgate.attendance import attendances, customers, others, process, progress
 from guestgate.attendance import clerk as clerk_module
 from guestgate.attendance import reconciliation as reconciliation_module
@@ -204,6 +204,97 @@ def test_the_platform_links_and_unlinks(desk: Terminal) -> None:
     desk.members({"member_id": "nobody", "plan": "free"})
     Reconciliation(desk.database, Book(()), timedelta(0)).run()
     assert links(desk.database) == {1: "bob", 3: "eve", 4: "nobody"}
+
+
+def created(member: str, at: datetime, customer: int = 7) -> Webhook:
+    """The platform says that a customer is a member."""
+    return webhook("AGGREGATOR_MEMBER_CREATED", at, customer, content={"aggregatorId": member})
+
+
+def test_a_link_made_by_hand_anew_stays(desk: Terminal) -> None:
+    """Though the platform had named that member, and the link had been ended, by whomever."""
+    read(desk.database, created("ada", START), created("bob", START, 8))
+    read(desk.database, webhook("CUSTOMER_DELETED", START + HOUR, 8))
+    assert links(desk.database) == {7: "ada"}
+    desk.run("member", "unlink", "ada", "7")
+    desk.run("member", "link", "ada", "7")
+    desk.members({"member_id": "bob", "customer_id": "8"})
+    read(desk.database, *(webhook("CUSTOMER_ACCESS_DISABLED", START + 2 * HOUR, customer) for customer in (7, 8)))
+    assert links(desk.database) == {7: "ada", 8: "bob"}
+    desk.run("member", "unlink", "ada", "7")
+    desk.run("member", "link", "ada", "7")
+    (shown,) = desk.json("member", "show", "ada")
+    assert shown["disabled_customers"] == [7]
+    # A customer that is deleted later is nobody's all the same, and an older event does not link it again.
+    read(desk.database, webhook("CUSTOMER_DELETED", clock.now() + HOUR, 7), created("ada", START + HOUR))
+    assert links(desk.database) == {8: "bob"}
+
+
+@pytest.mark.parametrize("by", ["link", "import", "api"])
+@pytest.mark.parametrize("told", ["before", "after", "never"])
+def test_a_link_by_hand_is_the_same_whether_or_not_the_platform_told_of_it(
+    desk: Terminal, by: str, told: str
+) -> None:
+    """An event that names another member takes nothing away, also where one that names the same was read first."""
+    if told == "before":
+        read(desk.database, created("ada", START))
+    if by == "link":
+        desk.run("member", "link", "ada", "7")
+    elif by == "import":
+        desk.members({"member_id": "ada", "customer_id": "7"})
+    else:
+        with desk.writing() as connection:
+            members.save(connection, members.MemberRow(0, "ada", {}, (7,)), exactly=True)
+    if told == "after":
+        read(desk.database, created("ada", START))
+    for at in (START + HOUR, clock.now() + HOUR):
+        read(desk.database, created("bob", at))
+        assert links(desk.database) == {7: "ada"}
+    assert problems(desk.database) == []
+
+
+def test_an_import_makes_a_link_its_own_once(desk: Terminal) -> None:
+    """Where the platform had made it; the audit trail says so, and the next import changes nothing."""
+    read(desk.database, created("ada", START))
+    linked = "SELECT count(*) FROM changes WHERE action = 'customer.linked'"
+    assert rows(desk.database, linked) == [(1,)]
+    for _ in range(2):
+        desk.members({"member_id": "ada", "customer_id": "7"})
+        assert rows(desk.database, linked) == [(2,)]
+
+
+def test_what_is_told_at_once_or_one_by_one_comes_to_the_same(desk: Terminal) -> None:
+    """A deletion ends what was linked by hand, also where the platform links the same two again at once."""
+    for customer in (7, 8):
+        desk.run("member", "link", "ada", str(customer))
+    later = [clock.now() + number * HOUR for number in range(1, 4)]
+    for customer, pages in ((7, 1), (8, 2)):
+        told = [webhook("CUSTOMER_DELETED", later[0], customer), created("ada", later[1], customer)]
+        for page in [told] if pages == 1 else [[one] for one in told]:
+            read(desk.database, *page)
+    assert links(desk.database) == {7: "ada", 8: "ada"}
+    read(desk.database, *(created("bob", later[2], customer) for customer in (7, 8)))
+    assert links(desk.database) == {7: "bob", 8: "bob"}
+
+
+@pytest.mark.parametrize("linked", ["ada", "eve"])
+def test_a_link_that_was_ended_by_hand_stays_ended(desk: Terminal, linked: str) -> None:
+    """Whomever the platform had named, and also when the audit trail is that old no more; a later event makes it."""
+    long_ago = clock.now() - timedelta(days=100)
+    with pytest.MonkeyPatch.context() as then:
+        then.setattr(clock, "now_ms", lambda: clock.to_ms(long_ago))
+        if linked == "eve":
+            desk.run("member", "link", "eve", "7")
+        read(desk.database, created("ada", long_ago - HOUR))
+        assert links(desk.database) == {7: linked}
+        desk.run("member", "unlink", linked, "7")
+    desk.run("db", "prune", "--keep", "2months")
+    assert rows(desk.database, "SELECT count(*) FROM changes WHERE action = 'customer.unlinked'") == [(0,)]
+    read(desk.database, webhook("CUSTOMER_ACCESS_DISABLED", START, 7))
+    assert links(desk.database) == {}
+    read(desk.database, created("ada", START + HOUR))
+    assert links(desk.database) == {7: "ada"}
+    assert problems(desk.database) == []
 
 
 def test_an_entry_is_explained_once_its_customer_is_linked(desk: Terminal, past: Past) -> None:
@@ -507,6 +598,8 @@ def story(past: Past) -> tuple[list[Webhook], Book]:
             ("C", 21, "eve"),
             ("X", 21, ""),
             ("D", 22, ""),
+            ("C", 23, "ada"),
+            ("C", 23, "bob"),
         ]
     ):
         at, content = START + minutes * MINUTE, {"aggregatorId": member} if member else {}
@@ -532,6 +625,7 @@ def test_any_order_delay_and_doubling_come_to_the_same(
     """However webhooks arrive, in however many parts, with reconciliations in between; and losses are made up for."""
     told, book = story(past)
     past.close()
+    desk.run("member", "link", "ada", "23")
     desk.close()
     with copied(backend, desk.database_url, tmp_path) as database:
         read(database, *told)

@@ -16,6 +16,7 @@ INSERT INTO plans VALUES ('free', 1, NULL);
 INSERT INTO plan_versions VALUES ('free', 1, '{"name": "Free", "payable": "per_visit"}', 0);
 INSERT INTO studios VALUES ('s1', 'One', 'UTC', '[]', 1, 0, 0);
 INSERT INTO members VALUES ('m1', 'free', 'active', NULL, NULL, NULL, '{}', 0);
+INSERT INTO customers VALUES (7, 'm1', 0);
 INSERT INTO keys VALUES ('aa', 'checkin', 's1', 0, NULL, NULL);
 """
 DECISION = (
@@ -50,6 +51,7 @@ def test_numbers_of_the_first_schema_are_put_into_one_order(tmp_path: Path) -> N
         connection.exec_driver_sql(CORRECTION, (2, "d4"))
     assert database.upgrade() == ("0001", "0007")
     assert problems(database) == []
+    assert rows(database, "SELECT * FROM customers") == [(7, "m1", 0, True)]
     with database.read() as connection:
         found, following = events.read(connection, None, 100, payable_requires="authorized")
     names = [f"d{number}" for number in range(1, 6)]

@@ -41,14 +41,19 @@ ARRAYS = {int: "bigint", str: "text", bool: "boolean", float: "double precision"
 class BulkInsert:
     """INSERT of whole rows into one table."""
 
-    def __init__(self, table: Table, *, ignore_existing: bool = False) -> None:
+    def __init__(self, table: Table, *, ignore_existing: bool = False, renewed: Sequence[str] = ()) -> None:
         """Rows are tuples with every column of `table`, in its order.
 
-        With `ignore_existing`, one that is there already stays as it is.
+        With `ignore_existing`, one that is there already stays as it is; else it gets the new values in the
+        columns that are `renewed`, where there are any.
         """
         self._table = table
         self._columns = [column.name for column in table.columns]
         self._suffix = " ON CONFLICT DO NOTHING" if ignore_existing else ""
+        if renewed:
+            keys = ", ".join(column.name for column in table.primary_key)
+            values = ", ".join(f"{name} = excluded.{name}" for name in renewed)
+            self._suffix = f" ON CONFLICT ({keys}) DO UPDATE SET {values}"
         self._statements: dict[int, str] = {}
         self._from_arrays = self._build_from_arrays()
 

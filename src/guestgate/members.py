@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
-from guestgate import changes, clock, plans, schema
-from guestgate.attendance.links import Step, link_of
+from guestgate import changes, clock, plans, schema, sequence
+from guestgate.attendance.links import BY_HAND, Step, link_of
 from guestgate.attendance.webhook import Kind
 from guestgate.bulk import BulkInsert, BulkSelect
 from guestgate.changes import Change
@@ -56,7 +56,7 @@ _m, _c, _s = schema.members.c, schema.customers.c, schema.sightings.c
 _stored = BulkSelect(
     _m.id, _m.plan_id, _m.status, _m.valid_from, _m.valid_until, _m.cycle_anchor, _m.profile, among=_m.id
 )
-_linked = BulkSelect(_c.customer_id, _c.member_id, among=_c.customer_id)
+_linked = BulkSelect(_c.customer_id, _c.member_id, _c.by_hand, among=_c.customer_id)
 
 
 @dataclass(frozen=True)
@@ -201,9 +201,12 @@ class Upsert:
         rows = [row for row in given if isinstance(row, MemberRow)]
         known = self._plans(connection)
         stored = {member_id: rest for member_id, *rest in _stored(connection, [row.member_id for row in rows])}
-        linked = dict(_linked(connection, {customer for row in rows for customer in row.customers}))
+        found = _linked(connection, {customer for row in rows for customer in row.customers})
+        linked = {customer: owner for customer, owner, _ in found}
+        by_hand = {customer for customer, _, by_hand in found if by_hand}
         stored |= {row.member_id: seen for row in rows if (seen := self._would_be_stored.get(row.member_id))}
         linked |= {c: owner for row in rows for c in row.customers if (owner := self._would_be_linked.get(c))}
+        by_hand |= self._would_be_linked.keys()
         fresh: dict[str, list[Any]] = {}
         touched: dict[str, list[Any]] = {}
         links: list[tuple[int, str]] = []
@@ -221,8 +224,9 @@ class Upsert:
             except BadRowError as error:
                 self.report.bad.append(BadRow(row.line, str(error)))
                 continue
-            new_links = [customer for customer in dict.fromkeys(row.customers) if customer not in linked]
+            new_links = [customer for customer in dict.fromkeys(row.customers) if customer not in by_hand]
             linked.update(dict.fromkeys(new_links, row.member_id))
+            by_hand.update(new_links)
             links += [(customer, row.member_id) for customer in new_links]
             stored[row.member_id] = after
             trail += _trail(row.member_id, before, after, new_links)
@@ -297,7 +301,8 @@ _update = (
     update(schema.members).where(_m.id == bindparam("b_id")).values({name: bindparam(name) for name in _columns})
 )
 _insert_members = BulkInsert(schema.members)
-_insert_customers = BulkInsert(schema.customers)
+# A link that the platform's events made may be made by hand, too.
+_put_customers = BulkInsert(schema.customers, renewed=["linked_at_ms", "by_hand"])
 
 
 def _store(
@@ -316,7 +321,7 @@ def _store(
                 for member_id, merged in touched.items()
             ],
         )
-    _insert_customers(connection, [(customer, member_id, now_ms) for customer, member_id in links])
+    _put_customers(connection, [(customer, member_id, now_ms, True) for customer, member_id in links])
 
 
 def save(connection: Connection, row: MemberRow, *, exactly: bool = False) -> str:
@@ -377,7 +382,9 @@ def _is_disabled(connection: Connection, customer_id: int) -> bool:
     """Whether that is the platform's last word on a customer."""
     told = connection.execute(
         select(_s.at_ms, _s.kind, _s.reference).where(
-            _s.customer_id == customer_id, _s.kind.in_([Kind.DISABLED.value, Kind.DELETED.value])
+            _s.customer_id == customer_id,
+            _s.kind.in_([Kind.DISABLED.value, Kind.DELETED.value]),
+            _s.source != BY_HAND,
         )
     )
     return link_of(Step(row.at_ms, Kind(row.kind), reference=row.reference) for row in told).disabled
@@ -416,26 +423,54 @@ def member_list(
         yield _visible(row)
 
 
-def link(connection: Connection, member_id: str, customer_id: int) -> None:
-    """Link a customer to a member. Raises ConflictError where it is linked to another one."""
+def link(connection: Connection, member_id: str, customer_id: int, *, by_hand: bool = True) -> None:
+    """Link a customer to a member. Raises ConflictError where it is linked to another one.
+
+    What is linked `by_hand` no event of the platform gives to somebody else, also where one had linked it before.
+    """
     require(connection, member_id)
-    owner = connection.execute(select(_c.member_id).where(_c.customer_id == customer_id)).scalar_one_or_none()
-    if owner is not None and owner != member_id:
-        raise ConflictError(f"customer {customer_id} is linked to member {owner}; unlink it there first")
-    if owner is None:
-        _insert_customers(connection, [(customer_id, member_id, clock.now_ms())])
+    present = connection.execute(select(_c.member_id, _c.by_hand).where(_c.customer_id == customer_id)).one_or_none()
+    if present is not None and present.member_id != member_id:
+        raise ConflictError(f"customer {customer_id} is linked to member {present.member_id}; unlink it there first")
+    if present is None or (by_hand and not present.by_hand):
+        _put_customers(connection, [(customer_id, member_id, clock.now_ms(), by_hand)])
         changes.record(connection, [_linked_change(member_id, customer_id)])
 
 
-def unlink(connection: Connection, member_id: str, customer_id: int) -> None:
-    """End a link. Raises NotFoundError where there is none."""
+def unlink(connection: Connection, member_id: str, customer_id: int, *, by_hand: bool = True) -> None:
+    """End a link. Raises NotFoundError where there is none.
+
+    What is ended `by_hand` only an event of the platform that happens afterwards makes again.
+    """
     require(connection, member_id)
     ended = connection.execute(
         delete(schema.customers).where(_c.customer_id == customer_id, _c.member_id == member_id)
     )
     if not ended.rowcount:
         raise NotFoundError(f"customer {customer_id} is not linked to member {member_id}")
+    if by_hand:
+        _keep_end(connection, member_id, customer_id)
     changes.record(connection, [Change("customer.unlinked", member_id, {"customer_id": customer_id})])
+
+
+def _keep_end(connection: Connection, member_id: str, customer_id: int) -> None:
+    """Beside what the platform told of the customer, not only in the audit trail, which is not kept for ever."""
+    (seq,) = sequence.take(connection, 1)
+    now_ms = clock.now_ms()
+    connection.execute(
+        insert(schema.sightings).values(
+            seq=seq,
+            customer_id=customer_id,
+            studio_id="",
+            kind=Kind.DELETED.value,
+            source=BY_HAND,
+            reference=str(seq),
+            at_ms=now_ms,
+            received_at_ms=now_ms,
+            ours=True,
+            member_id=member_id,
+        )
+    )
 
 
 def remove(connection: Connection, member_id: str) -> None:

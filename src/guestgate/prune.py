@@ -110,7 +110,7 @@ class Prune:
         self._old_changes = select(_c.seq).where(_c.at_ms < old_ms)
         self._old_validations = select(_n.seq, _n.id).where(_n.received_at_ms < old_ms)
         self._old_webhooks = select(_t.seq).where(_t.received_at_ms < old_ms)
-        # Those that belong to a visit go with it; those that tell whose a customer is stay.
+        # Those that belong to a visit go with it; those that tell whose a customer is, or is not, stay.
         moves = _s.kind.in_([Kind.ENTRY.value, Kind.EXIT.value])
         self._old_sightings = select(_s.seq).where(_s.at_ms < old_ms, _s.visit_id.is_(None), moves)
         self._not_named_since = _p.last_at_ms < old_ms

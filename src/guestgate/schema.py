@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     text,
+    true,
 )
 from sqlalchemy.types import TypeEngine
 
@@ -192,13 +193,15 @@ members = Table(
     Index(None, "plan_id", "id"),
 )
 
-# The platform's customers, each linked to one member; a member may have one at every gym chain.
+# The platform's customers, each linked to one member; a member may have one at every gym chain. ``by_hand``: people,
+# imports or programs of ours said so, since ``linked_at_ms``; else the platform's events did.
 customers = Table(
     "customers",
     metadata,
     Column("customer_id", BigInteger, primary_key=True, autoincrement=False),
     Column("member_id", Code(255), ForeignKey("members.id"), nullable=False, index=True),
     Column("linked_at_ms", BigInteger, nullable=False),
+    Column("by_hand", Boolean, nullable=False, server_default=true()),
 )
 
 # At which gym chain a customer is, where the platform told us; gone with the link.
@@ -381,7 +384,8 @@ webhooks = Table(
 )
 
 # What happened to customers, one row for each source that told of it. ``reference`` is a webhook's uuid or the
-# platform's number of a check-in. The last three are derived, by `guestgate.attendance`.
+# platform's number of a check-in. The last three are derived, by `guestgate.attendance`. A link's end by hand is
+# here, too, at no studio: it counts against what the platform told before, for as long as that is kept.
 sightings = Table(
     "sightings",
     metadata,

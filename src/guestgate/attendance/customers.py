@@ -5,25 +5,23 @@ A customer is ours when linked to a member, or named by a check-in of that studi
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import structlog
 from sqlalchemy import Connection, func, select, update
 
 from guestgate import members, schema
-from guestgate.attendance.links import LIFECYCLE, Step, link_of
+from guestgate.attendance.links import BY_HAND, LIFECYCLE, Step, link_of
 from guestgate.attendance.matching import Unit
 from guestgate.attendance.webhook import Kind
 from guestgate.bulk import BulkInsert, BulkSelect
-from guestgate.database import SYSTEM
 
 log = structlog.get_logger()
 
 DAY_MS = 86_400_000
 
-_s, _k, _n, _a = schema.sightings.c, schema.customers.c, schema.named_customers.c, schema.changes.c
+_s, _k, _n = schema.sightings.c, schema.customers.c, schema.named_customers.c
 _insert = BulkInsert(schema.named_customers)
 _named = BulkSelect(_n.customer_id, _n.studio_id, _n.member_id, _n.last_at_ms, among=_n.customer_id)
 _linked = BulkSelect(_k.customer_id, _k.member_id, among=_k.customer_id)
@@ -75,35 +73,38 @@ def make_ours(connection: Connection, customers: Collection[int]) -> list[Unit]:
 
 
 def relink(connection: Connection, customer_id: int) -> list[Unit]:
-    """Have the link of a customer follow from all that the platform told of it; returns what that may change."""
+    """Have the link of a customer follow from all that happened to it; returns what that may change."""
+    present = connection.execute(
+        select(_k.member_id, _k.linked_at_ms, _k.by_hand).where(_k.customer_id == customer_id)
+    ).one_or_none()
     told = connection.execute(
-        select(_s.at_ms, _s.kind, _s.member_id, _s.reference).where(
+        select(_s.at_ms, _s.kind, _s.source, _s.member_id, _s.reference).where(
             _s.customer_id == customer_id, _s.kind.in_(LIFECYCLE)
         )
     ).all()
-    named = _members(connection, {row.member_id for row in told if row.member_id is not None})
+    named = _members(connection, {row.member_id for row in told if row.kind == Kind.CREATED.value})
+    # What the platform told of somebody who is being forgotten counts no more; the link goes with the member.
+    by_hand = present is not None and (present.by_hand or present.member_id not in named)
     steps = [
-        Step(row.at_ms, Kind(row.kind), row.member_id, reference=row.reference)
+        Step(row.at_ms, Kind(row.kind), row.member_id, by_hand=row.source == BY_HAND, reference=row.reference)
         for row in told
         if row.kind != Kind.CREATED.value or row.member_id in named
     ]
-    present = connection.execute(
-        select(_k.member_id, _k.linked_at_ms).where(_k.customer_id == customer_id)
-    ).one_or_none()
-    if present is not None and present.member_id not in named:
+    if present is not None and by_hand:
+        # It came after all that was ended by hand, whatever our clock did meanwhile.
+        steps = [step for step in steps if not step.by_hand]
         steps.append(Step(present.linked_at_ms, Kind.CREATED, present.member_id, by_hand=True))
-    steps += _ended_by_hand(connection, customer_id, named)
     link = link_of(steps)
     if link.disputed:
         log.warning("the platform names another member than the one that a customer was linked to by hand")
     linked = None if present is None else present.member_id
-    if link.member_id == linked:
+    if (link.member_id, link.by_hand) == (linked, by_hand):
         return []
     if linked is not None:
-        members.unlink(connection, linked, customer_id)
+        members.unlink(connection, linked, customer_id, by_hand=False)
     if link.member_id is None:
         return []
-    members.link(connection, link.member_id, customer_id)
+    members.link(connection, link.member_id, customer_id, by_hand=False)
     connection.execute(update(schema.sightings).where(_s.customer_id == customer_id).values(ours=True))
     return _moved(connection, customer_id)
 
@@ -112,18 +113,6 @@ def _members(connection: Connection, ids: Collection[str]) -> set[str]:
     """Those that there are, and that nobody is forgetting."""
     found = select(schema.members.c.id).where(schema.members.c.id.in_(ids), schema.members.c.pseudonym.is_(None))
     return set(connection.execute(found).scalars())
-
-
-def _ended_by_hand(connection: Connection, customer_id: int, member_ids: Collection[str]) -> Iterator[Step]:
-    """Links that our own people or programs ended, by the audit trail."""
-    ended = connection.execute(
-        select(_a.at_ms, _a.before).where(
-            _a.subject.in_(member_ids), _a.action == "customer.unlinked", _a.who != SYSTEM
-        )
-    )
-    for row in ended:
-        if row.before and json.loads(row.before).get("customer_id") == customer_id:
-            yield Step(row.at_ms, Kind.DELETED, by_hand=True)
 
 
 def _moved(connection: Connection, customer_id: int) -> list[Unit]:

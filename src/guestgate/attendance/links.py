@@ -11,6 +11,8 @@ from typing import NamedTuple
 from guestgate.attendance.webhook import Kind
 
 LIFECYCLE = (Kind.CREATED, Kind.DISABLED, Kind.DELETED)
+# Stands among the sources of what happened to a customer, beside those of `guestgate.attendance.matching.Witness`.
+BY_HAND = "by_hand"
 
 
 class Step(NamedTuple):
@@ -28,9 +30,13 @@ class Step(NamedTuple):
 
 
 class Link(NamedTuple):
-    """Where it ends: the member or None, and whether the platform names another one than whom our people linked."""
+    """Where it ends: the member or None, and whether that was said by hand.
+
+    ``disputed``: the platform names another one than whom our people linked.
+    """
 
     member_id: str | None
+    by_hand: bool = False
     disputed: bool = False
     disabled: bool = False
 
@@ -51,4 +57,4 @@ def link_of(steps: Iterable[Step]) -> Link:
             member_id, by_hand, disputed = step.member_id, step.by_hand, False
         else:
             disputed = step.member_id != member_id
-    return Link(member_id, disputed, disabled)
+    return Link(member_id, by_hand, disputed, disabled)

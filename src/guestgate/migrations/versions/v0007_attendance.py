@@ -22,6 +22,8 @@ def seq() -> sa.Column[int]:
 
 
 def upgrade() -> None:
+    # So far nobody but our own people and programs made links.
+    op.add_column("customers", sa.Column("by_hand", sa.Boolean(), nullable=False, server_default=sa.true()))
     op.create_table(
         "webhooks",
         seq(),
