@@ -145,7 +145,7 @@ class Reconciliation:
         def follow(connection: Connection, some: Sequence[Unit]) -> None:
             report.take(attendances.follow(connection, some))
 
-        for _ in self._database.write_many(units, follow, who):
+        for _ in self._database.write_many(units, follow, who, at_most=attendances.FEW):
             pass
 
     def _asking(self, first: datetime, again: bool) -> dict[str, int]:
