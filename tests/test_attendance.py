@@ -7,6 +7,7 @@ import random
 import threading
 from contextlib import nullcontext
 from datetime import datetime, timedelta
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from callers import problems, rows
 from gate import wait_for
 from killing import kill_at, lines_of, moments, repeat
 from past import Past
+from sqlalchemy import event
 from terminal import Terminal
 
 from guestgate import clock, corrections, members
@@ -30,6 +32,7 @@ from guestgate.database import Database
 from guestgate.errors import ConflictError, OperationError, PlatformAwayError, PlatformError
 from guestgate.platform import history
 from guestgate.settings import Settings
+from guestgate.visits import VisitRow, add
 
 START = clock.now() - timedelta(days=2)
 GRACE = timedelta(hours=1)
@@ -170,11 +173,36 @@ def test_a_manual_visit_is_confirmed_by_the_entry_of_the_linked_customer(desk: T
     """Staff entered it, since the door was opened by hand."""
     desk.run("member", "link", "ada", "7")
     with desk.database.write("cli:anna") as connection:
-        from guestgate.visits import VisitRow, add
-
         add(connection, VisitRow(0, "ada", "s1", START))
     read(desk.database, entry(START + MINUTE, 7))
     assert list(states(desk.database).values()) == ["confirmed"]
+
+
+def test_a_visit_by_hand_a_link_by_hand_and_an_entry_may_come_in_any_order(desk: Terminal) -> None:
+    """Whichever is last has the visit confirmed."""
+    orders = list(permutations(("visit", "link", "entry")))
+    desk.members(*({"member_id": f"m{number}", "plan": "free"} for number in range(len(orders))))
+    for number, order in enumerate(orders):
+        for step in order:
+            if step == "entry":
+                deliver(desk.database, entry(START + MINUTE, 50 + number))
+            with desk.database.write("cli:anna") as connection:
+                if step == "visit":
+                    add(connection, VisitRow(0, f"m{number}", "s1", START))
+                elif step == "link":
+                    members.link(connection, f"m{number}", 50 + number)
+            Clerk(desk.database).catch_up(to_the_end=True)
+    found = dict(tuple(row) for row in rows(desk.database, "SELECT member_id, state FROM visits"))
+    assert found == {f"m{number}": "confirmed" for number in range(len(orders))}
+    assert problems(desk.database) == []
+
+
+def test_a_member_who_was_imported_with_a_customer_is_linked(desk: Terminal) -> None:
+    """The audit trail tells of such a link with the member's own beginning."""
+    read(desk.database, entry(START + MINUTE, 7))
+    desk.members({"member_id": "new", "plan": "free", "customer_id": "7"})
+    Clerk(desk.database).catch_up(to_the_end=True)
+    assert [tuple(row) for row in rows(desk.database, "SELECT ours, member_id FROM sightings")] == [(True, "new")]
 
 
 def test_only_a_confirmed_visit_pays_where_that_is_asked(desk: Terminal, past: Past) -> None:
@@ -300,8 +328,6 @@ def test_a_link_that_was_ended_by_hand_stays_ended(desk: Terminal, linked: str) 
 def test_an_entry_is_explained_once_its_customer_is_linked(desk: Terminal, past: Past) -> None:
     """Where the platform sends our company's id, and the link overtook nothing but arrives last."""
     with desk.database.write("cli:anna") as connection:
-        from guestgate.visits import VisitRow, add
-
         add(connection, VisitRow(0, "ada", "s1", START))
     read(desk.database, entry(START, 7))
     assert list(states(desk.database).values()) == ["authorized"]
@@ -565,10 +591,34 @@ def test_several_clerks_read_one_record(desk: Terminal, past: Past) -> None:
     assert problems(desk.database) == []
 
 
+def test_what_names_many_is_followed_a_few_at_a_time(desk: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The door needs the lock in between, however many customers one webhook or many of them name."""
+    many = range(1000, 1200)
+    desk.members(*({"member_id": f"m{one}", "plan": "free", "customer_id": str(one)} for one in many))
+    followed = [0]
+
+    class Counted(attendances._Attendance):
+        def __init__(self, *arguments: Any) -> None:
+            followed[-1] += 1
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(attendances, "_Attendance", Counted)
+    event.listen(desk.database.engine, "commit", lambda _: followed.append(0))
+    at_closing = [{"customerId": one, "checkoutTime": clock.iso(START + HOUR)} for one in many]
+    read(
+        desk.database,
+        *(entry(START, one) for one in many[:60]),
+        webhook("AUTOMATIC_CUSTOMER_CHECKOUT", START + HOUR, 5, content={"checkouts": at_closing}),
+    )
+    assert (sum(followed), max(followed) <= attendances.FEW) == (len(many), True), followed
+    query = "SELECT customer_id, member_id FROM sightings WHERE kind = 'exit' ORDER BY customer_id"
+    assert [tuple(row) for row in rows(desk.database, query)] == [(one, f"m{one}") for one in many]
+
+
 # Any order, any delay, any loss
 
 
-def story(past: Past) -> tuple[list[Webhook], Book]:
+def story(database: Database, past: Past) -> tuple[list[Webhook], Book]:
     """Days of three members: what is decided now, what will be told, and what the platform's history says."""
     told: list[Webhook] = []
     stays = []
@@ -605,6 +655,15 @@ def story(past: Past) -> tuple[list[Webhook], Book]:
         at, content = START + minutes * MINUTE, {"aggregatorId": member} if member else {}
         names = {"C": "AGGREGATOR_MEMBER_CREATED", "D": "CUSTOMER_DELETED", "X": "CUSTOMER_ACCESS_DISABLED"}
         told.append(webhook(names[kind], at, customer, content=content))
+    with database.write("cli:anna") as connection:
+        members.link(connection, "bob", 30)
+        for hours, (member, customer) in enumerate([("bob", 30), ("eve", 21)]):
+            at = START + timedelta(hours=2 + 4 * hours)
+            add(connection, VisitRow(0, member, "s1", at))
+            told.append(entry(at + SECOND, customer))
+    at = START + timedelta(hours=10)
+    leaving = [{"customerId": one, "checkoutTime": clock.iso(at)} for one in (*people.values(), 21, 30, 99)]
+    told.append(webhook("AUTOMATIC_CUSTOMER_CHECKOUT", at, 50, content={"checkouts": leaving}))
     return told, Book(stays=stays)
 
 
@@ -623,7 +682,7 @@ def test_any_order_delay_and_doubling_come_to_the_same(
     desk: Terminal, past: Past, backend: Backend, tmp_path: Path
 ) -> None:
     """However webhooks arrive, in however many parts, with reconciliations in between; and losses are made up for."""
-    told, book = story(past)
+    told, book = story(desk.database, past)
     past.close()
     desk.run("member", "link", "ada", "23")
     desk.close()
@@ -656,7 +715,7 @@ def test_any_order_delay_and_doubling_come_to_the_same(
 
 def test_being_killed_anywhere_changes_nothing(desk: Terminal, past: Past, backend: Backend, tmp_path: Path) -> None:
     """The next run finishes it."""
-    told, book = story(past)
+    told, book = story(desk.database, past)
     past.close()
     deliver(desk.database, *told)
     desk.close()

@@ -126,14 +126,16 @@ class Database(ABC):
         who: str = SYSTEM,
         *,
         at_least: int = 1,
+        at_most: int = MAX_CHUNK,
     ) -> Iterator[int]:
         """Write items in transactions so short that the door hardly notices; yields the number done so far.
 
         A chunk's size follows the time that the last one took; it has `at_least` so many where most of that time is
-        the transaction's own. All of it is on disk at the end, however that comes.
+        the transaction's own, and `at_most` so many where an item may take much longer than the ones before it. All
+        of it is on disk at the end, however that comes.
         """
         source = iter(items)
-        size, done, free_until = CHUNK, 0, 0.0
+        size, done, free_until = min(CHUNK, at_most), 0, 0.0
         with self.explained(), self.connect_writer(who) as connection, self.bulk_writing(connection):
             while chunk := list(islice(source, size)):
                 clock.sleep(max(0.0, free_until - clock.monotonic()))
@@ -142,7 +144,7 @@ class Database(ABC):
                     write(connection, chunk)
                 held = clock.monotonic() - started
                 free_until = clock.monotonic() + self.leave_free * held
-                size = max(at_least, min(MAX_CHUNK, int(len(chunk) * self.hold_s / max(held, 1e-6))))
+                size = max(at_least, min(at_most, int(len(chunk) * self.hold_s / max(held, 1e-6))))
                 done += len(chunk)
                 self.between_chunks()
                 yield done

@@ -23,6 +23,8 @@ from guestgate.model import Source, VisitState
 # Beyond this, nothing that lies close to one another hangs together.
 NEAR_MS = 30 * WINDOW_MS
 DAY_MS = 86_400_000
+# Following what is new about one customer takes several queries, so one transaction does it for so many.
+FEW = 4
 MOVES = (Kind.ENTRY.value, Kind.EXIT.value)
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c

@@ -27,8 +27,8 @@ _named = BulkSelect(_n.customer_id, _n.studio_id, _n.member_id, _n.last_at_ms, a
 _linked = BulkSelect(_k.customer_id, _k.member_id, among=_k.customer_id)
 
 
-def name(connection: Connection, decisions: Collection[Any]) -> set[int]:
-    """Remember whom check-ins named, and when last, to the day; returns customers that are named anew somewhere."""
+def name(connection: Connection, decisions: Collection[Any]) -> None:
+    """Remember whom check-ins named, and when last, to the day."""
     asked = {row.customer_id for row in decisions}
     found: dict[tuple[int, str, str], int] = {(*key,): at_ms for *key, at_ms in _named(connection, asked)}
     latest: dict[tuple[int, str, str], int] = {}
@@ -44,7 +44,6 @@ def name(connection: Connection, decisions: Collection[Any]) -> set[int]:
                 .where(_n.customer_id == customer_id, _n.studio_id == studio_id, _n.member_id == member_id)
                 .values(last_at_ms=at_ms)
             )
-    return {customer_id for customer_id, _, _ in fresh}
 
 
 def known(connection: Connection, pairs: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
@@ -106,7 +105,7 @@ def relink(connection: Connection, customer_id: int) -> list[Unit]:
         return []
     members.link(connection, link.member_id, customer_id, by_hand=False)
     connection.execute(update(schema.sightings).where(_s.customer_id == customer_id).values(ours=True))
-    return _moved(connection, customer_id)
+    return moved(connection, customer_id)
 
 
 def _members(connection: Connection, ids: Collection[str]) -> set[str]:
@@ -115,7 +114,7 @@ def _members(connection: Connection, ids: Collection[str]) -> set[str]:
     return set(connection.execute(found).scalars())
 
 
-def _moved(connection: Connection, customer_id: int) -> list[Unit]:
+def moved(connection: Connection, customer_id: int) -> list[Unit]:
     """All that a customer did anywhere."""
     rows = connection.execute(
         select(_s.studio_id, func.min(_s.at_ms), func.max(_s.at_ms))

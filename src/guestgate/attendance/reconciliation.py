@@ -160,7 +160,7 @@ class Reconciliation:
             self._go_on(connection)
             report.take(attendances.follow(connection, some))
 
-        for _ in self._database.write_many(units, follow):
+        for _ in self._database.write_many(units, follow, at_most=attendances.FEW):
             pass
 
     def _asked(self, reach: datetime, since: datetime | None) -> dict[str, Asked]:
