@@ -303,7 +303,7 @@ def test_killed_anywhere_the_target_stays_empty(desk: Terminal, server: Server, 
 
     count = lines_of(work, transfer_module)
     assert content(target) == before
-    for line in moments("transfer", count)[: ROUNDS // 4]:
+    for line in moments("transfer", count)[: ROUNDS // 2]:
         target = anew()
         kill_at(line, work, transfer_module)
         wait_for(lambda: settled(target), "the killed connection is still there")  # noqa: B023
