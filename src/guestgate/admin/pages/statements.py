@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from tempfile import SpooledTemporaryFile
+from typing import Any
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 
 from guestgate import clock, statements, studios
 from guestgate.admin.pages.access import router
-from guestgate.admin.pages.view import In
+from guestgate.admin.pages.view import PART, In, View
 from guestgate.closing import Closing, closable
 from guestgate.database import Database
 from guestgate.errors import NotFoundError, UsageError
@@ -36,19 +37,42 @@ def every(view: In) -> Response:
 
 @reading.get("/statements/{month}")
 def one(view: In, month: str) -> Response:
-    """By studio and plan, with adjustments and corrections."""
+    """By studio and plan, with adjustments and corrections.
+
+    What a closed month comes to is on record. That of any other is added up, which takes seconds where there are
+    millions of visits; so the page is there first, and asks for its figures as a part.
+    """
     _check(month)
+    is_part = PART in view.request.headers
     with view.office.read() as connection:
+        if not (is_part or view.asked("whole") or statements.is_closed(connection, month)):
+            return view.render("statement.html", **_not_added_up(view, month))
         content = statements.statement(connection, month, None, payable_requires=view.office.payable_requires)
         places = studios.places(connection)
     return view.render(
-        "statement.html",
+        "figures_of_month.html" if is_part else "statement.html",
         places=places,
         most=SHOWN,
-        closable=content["closed_at"] is None and closable(month, clock.now(), view.office.context.settings.grace),
+        closable=content["closed_at"] is None and _closable(view, month),
         sums={name: sum(total[name] for total in content["totals"]) for name in statements.SUMS},
         **content,
     )
+
+
+def _not_added_up(view: View, month: str) -> dict[str, Any]:
+    """What is known of a month that is not closed without reading its visits."""
+    return {
+        "month": month,
+        "open": statements.is_open(month, clock.now()),
+        "closed_at": None,
+        "payable_requires": view.office.payable_requires,
+        "closable": _closable(view, month),
+        "totals": None,
+    }
+
+
+def _closable(view: View, month: str) -> bool:
+    return closable(month, clock.now(), view.office.context.settings.grace)
 
 
 @reading.get("/statements/{month}/csv")
