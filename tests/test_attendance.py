@@ -426,6 +426,12 @@ def test_what_a_command_reverses_a_late_webhook_confirms(
     assert states(desk.database)[visit.id] == "confirmed"
 
 
+def test_a_typing_error_in_how_far_to_look_back(desk: Terminal) -> None:
+    """Is told both forms."""
+    complaint = desk.complaint("reconcile", "--since", "7dd")
+    assert "--since: '7dd' is not an instant; write 7d or 2026-11-23T18:02:00+01:00" in complaint
+
+
 def test_a_short_look_back_leaves_nothing_out(desk: Terminal, past: Past) -> None:
     """What lies before it and was never asked about still is."""
     past.checkin("ada", START, customer=7, answered=False)

@@ -13,12 +13,15 @@ FIRST_YEAR, LAST_YEAR = 1970, 9000
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def parse_instant(text: str, name: str) -> datetime:
-    """An ISO 8601 instant with offset, in UTC. Raises UsageError that names the option or field."""
+def parse_instant(text: str, name: str, *, also: str = "") -> datetime:
+    """An ISO 8601 instant with offset, in UTC. Raises UsageError that names the option or field.
+
+    ``also`` is what could be written there as well, for whoever wrote neither.
+    """
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"{name}: {text!r} is not an instant; write 2026-11-23T18:02:00+01:00") from None
+        raise UsageError(f"{name}: {text!r} is not an instant; write {also}2026-11-23T18:02:00+01:00") from None
     if instant.tzinfo is None:
         whole = text if "T" in text or " " in text else f"{text}T00:00"
         raise UsageError(f"{name}: {text!r} has no offset from UTC; write {whole}Z or {whole}+01:00")
@@ -30,7 +33,7 @@ def parse_instant(text: str, name: str) -> datetime:
 def parse_since(text: str, now: datetime, name: str = "--since") -> datetime:
     """An instant, or how long ago: ``90m``, ``24h``, ``30d``."""
     if _SPAN.fullmatch(text) is None:
-        return parse_instant(text, name)
+        return parse_instant(text, name, also="7d or ")
     try:
         return now - parse_span(text, name)
     except OverflowError:
