@@ -97,6 +97,31 @@ def statements_of(database: Database, some: Iterable[str], requires: str) -> dic
         }
 
 
+def sums_of(found: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str | None], tuple[int, int, int, int]]:
+    """What lines come to by studio and plan: visits, payable ones, reversed ones, and adjustments."""
+    sums: dict[tuple[str, str | None], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for line in found:
+        of = sums[line["studio"], line["plan"]]
+        if line["kind"] == "adjustment":
+            of[3] += line["payable"]
+        else:
+            of[2 if line["state"] == "reversed" else 0] += 1
+            of[1] += line["payable"]
+    return {key: (visits, pay, taken_back, rest) for key, (visits, pay, taken_back, rest) in sums.items()}
+
+
+def said_sums(
+    database: Database, month: str, requires: str, studio: str | None = None
+) -> dict[tuple[str, str | None], tuple[int, int, int, int]]:
+    """The same as the statement of a month says it, without its lines."""
+    with database.read() as connection:
+        said = statements.statement(connection, month, studio, payable_requires=requires)
+    return {
+        (one["studio"], one["plan"]): (one["visits"], one["payable"], one["reversed"], one["adjustments"])
+        for one in said["plan_totals"]
+    }
+
+
 def paid(found: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, int]:
     """What statements together say of each visit that they say anything of."""
     said: dict[str, int] = defaultdict(int)

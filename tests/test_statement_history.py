@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from killing import ROUNDS
-from paid import disputed, lines, months, paid, statements_of
+from paid import disputed, lines, months, paid, said_sums, statements_of, sums_of
 from past import Past, uuid7
 from sqlalchemy import insert
 
@@ -211,6 +211,10 @@ class History(RuleBasedStateMachine):
         assert {visit: too_much for visit, too_much in wrong.items() if visit not in gone} == {}
         assert {visit: said.get(visit, 0) for visit in gone} == gone
         assert set(said.values()) <= {0, 1}
+        for month, those in found.items():
+            assert said_sums(self.database, month, self.requires) == sums_of(those)
+            ours = [line for line in those if line["studio"] == "s1"]
+            assert said_sums(self.database, month, self.requires, "s1") == sums_of(ours)
         for month, before in self.frozen.items():
             now = found[month]
             assert [_lasting(line) for line in now] == [_lasting(line) for line in before]

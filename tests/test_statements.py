@@ -9,13 +9,13 @@ import re
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import chain, islice, permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
 from callers import problems, rows
-from paid import disputed
+from paid import disputed, said_sums, sums_of
 from past import Past
 from sqlalchemy import insert, update
 from terminal import Terminal
@@ -292,6 +292,36 @@ def test_the_first_month_is_the_first_in_which_a_visit_could_pay(desk: Terminal)
     assert [(line["visit"], line["payable"]) for line in lines(desk, "2026-02")] == [(wrong, 1)]
 
 
+@pytest.mark.parametrize("requires", ["authorized", "confirmed"])
+def test_what_a_month_comes_to_is_the_sum_of_its_lines(requires: str, desk: Terminal) -> None:
+    """Also on days whose first visits settle nothing, or are of another plan, another studio or an earlier system."""
+    days = list(permutations(("reversed", "authorized", "confirmed", "import"), 3))
+    for number, states in enumerate(days, start=1):
+        for member in ("m1", "m2"):
+            add(desk, day(number, 7), member, "trial")
+            for hour, state in enumerate(states, start=8):
+                studio = "s1" if hour % 2 else "s2"
+                if state == "import":
+                    with desk.writing() as connection:
+                        Import()(connection, [VisitRow(1, member, studio, day(number, hour))])
+                    continue
+                visit = add(desk, day(number, hour), member, studio)
+                if state == "reversed":
+                    reverse(desk, visit)
+                elif state == "confirmed":
+                    confirm(desk, visit)
+    said = {studio: said_sums(desk.database, "2026-01", requires, studio) for studio in (None, "s1", "s2", "trial")}
+    those = lines(desk, "2026-01", requires)
+    assert said[None] == sums_of(those)
+    for studio in ("s1", "s2"):
+        assert said[studio] == sums_of(line for line in those if line["studio"] == studio)
+    assert said["trial"] == {}
+    pays = {
+        plan: sum(sums[1] for (_, name), sums in said[None].items() if name == plan) for plan in ("daily", "each")
+    }
+    assert 0 < pays["daily"] < pays["each"]
+
+
 def test_confirmations_are_no_corrections(desk: Terminal) -> None:
     """Nearly every visit has one, and its line names it; one that puts a visit back is a correction."""
     plain, back = add(desk, day(5)), add(desk, day(6))
@@ -422,10 +452,12 @@ def test_all_statements_together_are_what_pays_now(seed: int, desk: Terminal) ->
             if what == "close":
                 close(desk, month, requires)
                 frozen[month] = lines(desk, month)
+        found = {month: lines(desk, month, requires) for month in (*MONTHS, "2026-04")}
+        for month, those in found.items():
+            assert said_sums(desk.database, month, requires) == sums_of(those), (seed, step, what)
         paid: dict[str, int] = {}
-        for month in (*MONTHS, "2026-04"):
-            for line in lines(desk, month, requires):
-                paid[line["visit"]] = paid.get(line["visit"], 0) + line["payable"]
+        for line in chain.from_iterable(found.values()):
+            paid[line["visit"]] = paid.get(line["visit"], 0) + line["payable"]
         with desk.reading() as connection:
             pays = {
                 visit["id"]

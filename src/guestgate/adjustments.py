@@ -19,7 +19,8 @@ from guestgate.bulk import BulkSelect
 from guestgate.database import SYSTEM
 from guestgate.days import day_of, visits_of
 from guestgate.model import Source
-from guestgate.record import PAGE, PayableRule
+from guestgate.payable import PayableRule
+from guestgate.record import PAGE
 from guestgate.statement_lines import Kind, Line, lines
 
 LATE = "recorded after the month was closed"

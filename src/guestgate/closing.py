@@ -24,7 +24,7 @@ from guestgate.changes import Change
 from guestgate.database import PAGE, SYSTEM, Database
 from guestgate.errors import ConflictError
 from guestgate.model import Source, VisitState
-from guestgate.record import PayableRule
+from guestgate.payable import PayableRule
 from guestgate.settings import RECONCILE_GRACE_S
 from guestgate.statement_lines import Kind, Line, Totals, lines
 

@@ -10,11 +10,10 @@ from sqlalchemy import Connection, exists, insert, select, update
 from guestgate import clock, locks, schema, sequence, stretch
 from guestgate.bulk import BulkSelect
 from guestgate.database import author
-from guestgate.model import Source, VisitState
+from guestgate.model import BY_CHECKIN, VisitState
 
 UNDELIVERED = "undelivered"
 NO_ENTRY = "no entry in the platform's history"
-BY_CHECKIN = (Source.CHECKIN.value, Source.STAND_IN.value)
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
 _allowed = BulkSelect(_d.id, _d.visit_id, _d.member_id, among=_d.id, where=[_d.visit_id.is_not(None)])

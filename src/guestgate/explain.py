@@ -10,10 +10,7 @@ from sqlalchemy import Connection
 from guestgate import clock, directory, studios, words
 from guestgate.decide import decide
 from guestgate.facts import FactBook, until
-from guestgate.model import CheckIn, Decision, Facts
-
-# Not a customer's id: nobody's card is asked about.
-NO_CUSTOMER = 0
+from guestgate.model import NO_CUSTOMER, CheckIn, Decision, Facts
 
 
 class Asked(NamedTuple):

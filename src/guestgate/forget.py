@@ -25,13 +25,11 @@ from guestgate import changes, clock, days, locks, members, schema, sequence
 from guestgate.attendance.webhook import Kind, without
 from guestgate.changes import Change
 from guestgate.database import SYSTEM, Database
-from guestgate.model import Status
+from guestgate.model import NO_CUSTOMER, Status
 
 log = structlog.get_logger()
 
 ERASED = "erased"
-# Stands where a customer's number was; the platform's begin at 1.
-NO_CUSTOMER = 0
 # What an audit trail may still say of somebody who is forgotten.
 IMPERSONAL = ("plan", "status")
 NAMES_MEMBER = ("member", "member_id")

@@ -29,8 +29,7 @@ from sqlalchemy import (
 )
 
 from guestgate import clock, partitions, record, schema
-from guestgate.corrections import BY_CHECKIN
-from guestgate.model import Reason, VisitState
+from guestgate.model import BY_CHECKIN, Reason, VisitState
 
 # What a row tells of.
 MEMBER, VISIT, CHANGE, CHECKIN, UNDELIVERED = range(5)

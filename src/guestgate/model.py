@@ -15,6 +15,9 @@ from functools import cached_property
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+# No customer's id, for the platform's begin at 1: where nobody's card is asked about, or it was forgotten.
+NO_CUSTOMER = 0
+
 
 class Outcome(StrEnum):
     """What a check-in was told."""
@@ -77,6 +80,10 @@ class Source(StrEnum):
     STAND_IN = "stand_in"
     IMPORT = "import"
     MANUAL = "manual"
+
+
+# Of visits that a check-in made: they have the id of their decision.
+BY_CHECKIN = (Source.CHECKIN.value, Source.STAND_IN.value)
 
 
 class Payable(StrEnum):

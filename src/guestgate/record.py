@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -16,7 +15,6 @@ from sqlalchemy import (
     FromClause,
     ScalarSelect,
     Select,
-    bindparam,
     func,
     select,
     true,
@@ -24,9 +22,9 @@ from sqlalchemy import (
 )
 
 from guestgate import clock, partitions, schema, stretch
-from guestgate.bulk import BulkSelect
 from guestgate.errors import NotFoundError
-from guestgate.model import Payable, Source, VisitState
+from guestgate.model import BY_CHECKIN
+from guestgate.payable import PayableRule
 
 _d, _a, _v, _n = schema.decisions.c, schema.answers.c, schema.visits.c, schema.validations.c
 PAGE = 500
@@ -37,7 +35,6 @@ BEYOND, TOGETHER = 2**62, 1000
 ANSWER_PATIENCE = timedelta(seconds=2)
 # Whose ids are gone through by their index where a list begins; further back it finds enough without.
 LATEST_DAYS = timedelta(days=8)
-BY_CHECKIN = (Source.CHECKIN.value, Source.STAND_IN.value)
 
 
 class Order(StrEnum):
@@ -289,94 +286,6 @@ def validation_dict(row: Any) -> dict[str, Any]:
         "answer_ms": row.answer_ms,
         "undelivered": row.undelivered,
     }
-
-
-class _DayVisit(NamedTuple):
-    """What of a visit tells whether its day is paid for by it."""
-
-    member_id: str
-    local_date: str
-    id: str
-    at_ms: int
-    state: str
-    source: str
-
-
-_day_columns = (_v.member_id, _v.local_date, _v.id, _v.at_ms, _v.state, _v.source)
-_of_members = BulkSelect(
-    *_day_columns, among=_v.member_id, where=[_v.local_date == bindparam("day"), _v.test.is_(False)]
-)
-_of_dates = BulkSelect(
-    *_day_columns, among=_v.local_date, where=[_v.member_id == bindparam("member"), _v.test.is_(False)]
-)
-
-
-class PayableRule:
-    """Whether a visit is paid for, derived when asked under the plan version it was made under.
-
-    Not: test studios, reversed visits, visits imported from an earlier system (settled there). Under
-    ``per_member_day`` the member's first unreversed visit of a local date pays, an imported one included,
-    so that a day settled elsewhere is not paid twice.
-    """
-
-    def __init__(self, connection: Connection, requires: str) -> None:
-        """`requires` is the setting ``payable_requires``."""
-        self._connection = connection
-        self._states = [VisitState.CONFIRMED.value]
-        if requires == VisitState.AUTHORIZED.value:
-            self._states.append(VisitState.AUTHORIZED.value)
-        self._rules: dict[tuple[str, int], str] = {}
-
-    def __call__(self, rows: Sequence[Any]) -> set[str]:
-        """The ids of those that pay, among some rows of `guestgate.schema.visits`."""
-        candidates = [row for row in rows if self._may_pay(row)]
-        by_day = [row for row in candidates if self._rule(row.plan_id, row.plan_version) == Payable.PER_MEMBER_DAY]
-        first = self._first_of_days({(row.member_id, row.local_date) for row in by_day})
-        # Without one: where transactions overlap, it may have been reversed since `rows` were read.
-        late = {row.id for row in by_day if first.get((row.member_id, row.local_date)) != row.id}
-        return {row.id for row in candidates} - late
-
-    def _may_pay(self, row: Any) -> bool:
-        return (
-            not row.test
-            and row.state in self._states
-            and row.source != Source.IMPORT.value
-            and row.plan_id is not None
-        )
-
-    def _first_of_days(self, days: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """Of members and dates, the id of the visit that a day is paid for by, here or in an earlier system."""
-        visits = [
-            row
-            for row in self._of_days(days)
-            if row.state in self._states
-            or (row.source == Source.IMPORT.value and row.state != VisitState.REVERSED.value)
-        ]
-        visits.sort(key=lambda row: (row.at_ms, row.id), reverse=True)
-        # The last one that is written into the dictionary stays there.
-        return {(row.member_id, row.local_date): row.id for row in visits}
-
-    def _of_days(self, days: set[tuple[str, str]]) -> Iterator[_DayVisit]:
-        """All visits of members on dates: by dates where these are few, as in a list by time, else by members."""
-        by_date, by_member = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
-        for member, day in days:
-            by_date[day].append(member)
-            by_member[member].append(day)
-        if len(by_date) <= len(by_member):
-            found = (_of_members(self._connection, members, day=day) for day, members in by_date.items())
-        else:
-            found = (_of_dates(self._connection, dates, member=member) for member, dates in by_member.items())
-        return (_DayVisit(*row) for rows in found for row in rows)
-
-    def _rule(self, plan_id: str, version: int) -> str:
-        key = plan_id, version
-        if key not in self._rules:
-            columns = schema.plan_versions.c
-            document = self._connection.execute(
-                select(columns.document).where(columns.plan_id == plan_id, columns.version == version)
-            ).scalar_one()
-            self._rules[key] = json.loads(document)["payable"]
-        return self._rules[key]
 
 
 def pages(connection: Connection, query: Select[Any], seq: Any, chosen: Filter) -> Iterator[Sequence[Any]]:

@@ -326,7 +326,7 @@ class Person:
             self._replay.tally.changed(self._id, self._changed)
 
     def _pay(self, visits: Visits, *sums: int) -> None:
-        """Add the visits that are paid for to their places' sums: the rule of `guestgate.record.PayableRule`."""
+        """Add the visits that are paid for to their places' sums: the rule of `guestgate.payable.PayableRule`."""
         days = set[date]()
         confirmed_only, since_ms = self._replay.confirmed_only, self._replay.since_ms
         for at_ms, number, (_, _, _, day, _, is_test), place in sorted(visits.entries.values()):

@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 
 from guestgate import clock, schema
 from guestgate.bulk import BulkSelect
-from guestgate.corrections import BY_CHECKIN
-from guestgate.model import VisitState
+from guestgate.model import BY_CHECKIN, VisitState
+from guestgate.payable import Count
 
 _w = schema.visit_changes.c
 _confirmations = BulkSelect(
@@ -120,18 +120,22 @@ class Totals:
 
     def add(self, line: Line) -> None:
         """One more line."""
-        plan = line.plan_id
-        total = self._sums.setdefault(
-            (line.studio_id, plan or ""),
-            {"studio": line.studio_id, "plan": plan, "visits": 0, "payable": 0, "reversed": 0, "adjustments": 0},
-        )
         if line.kind == Kind.ADJUSTMENT.value:
-            total["adjustments"] += line.payable
+            self._total(line.studio_id, line.plan_id)["adjustments"] += line.payable
         else:
-            is_reversed = line.state == VisitState.REVERSED.value
-            total["visits"] += not is_reversed
-            total["reversed"] += is_reversed
-            total["payable"] += line.payable
+            self.count(Count(line.studio_id, line.plan_id, line.state, 1, line.payable))
+
+    def count(self, count: Count) -> None:
+        """As many lines of visits."""
+        total = self._total(count.studio_id, count.plan_id)
+        total["reversed" if count.state == VisitState.REVERSED.value else "visits"] += count.visits
+        total["payable"] += count.payable
+
+    def _total(self, studio: str, plan: str | None) -> dict[str, Any]:
+        return self._sums.setdefault(
+            (studio, plan or ""),
+            {"studio": studio, "plan": plan, "visits": 0, "payable": 0, "reversed": 0, "adjustments": 0},
+        )
 
     def sums(self) -> list[dict[str, Any]]:
         """In the order of studios and plans."""

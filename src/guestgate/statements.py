@@ -18,7 +18,8 @@ from sqlalchemy import ColumnElement, Connection, select
 from guestgate import adjustments, clock, corrections, record, schema, stretch
 from guestgate.database import Database
 from guestgate.errors import UsageError
-from guestgate.record import Filter, PayableRule
+from guestgate.payable import Count, PayableRule
+from guestgate.record import Filter
 from guestgate.statement_lines import Kind, Line, Totals, line_dict, lines
 
 MONTH = re.compile(r"^[0-9]{4}-(0[1-9]|1[0-2])$")
@@ -62,10 +63,11 @@ def statement(connection: Connection, month: str, studio: str | None, *, payable
         adjusted = [line_dict(month, line) for _, line in _frozen(connection, closed, studio, visits)]
     else:
         totals, adjusted = Totals(), []
-        for _, line in _live(connection, month, studio, payable_requires):
+        for count in _counts(connection, month, studio, payable_requires):
+            totals.count(count)
+        for _, line in _adjustments(connection, month, studio):
             totals.add(line)
-            if line.kind == Kind.ADJUSTMENT.value:
-                adjusted.append(line_dict(month, line))
+            adjusted.append(line_dict(month, line))
         by_plan = totals.sums()
     upto = None if closed is None else closed.position
     made = corrections.correction_list(connection, month=month, studio=studio)
@@ -150,9 +152,7 @@ def _frozen(connection: Connection, closed: Any, studio: str | None, after: int 
 def _live(
     connection: Connection, month: str, studio: str | None, payable_requires: str, after: int = 0
 ) -> Iterator[tuple[int, Line]]:
-    done = adjustments.closed(connection)
-    # What pays of a month before the first that was closed is an adjustment of a later one.
-    settled = done is not None and month < done.next_month
+    settled = _is_settled(connection, month)
     rule = PayableRule(connection, payable_requires)
     query = select(schema.visits).where(*of_month(month))
     if studio is not None:
@@ -162,6 +162,32 @@ def _live(
         pays = () if settled else rule(page)
         found = lines(connection, page, dict.fromkeys(pays, 1), Kind.VISIT)
         yield from ((row.seq, line) for row, line in zip(page, found, strict=True))
+    yield from _adjustments(connection, month, studio, after)
+
+
+def _counts(connection: Connection, month: str, studio: str | None, payable_requires: str) -> Iterator[Count]:
+    """What the lines of visits come to, without reading them."""
+    settled = _is_settled(connection, month)
+    days = (*of_month(month), *stretch.of_visits(connection, month))
+    if studio is not None:  # whole days all the same: of those who were there
+        there = select(_v.member_id).where(*days, _v.studio_id == studio).correlate(None)
+        days = (*days, _v.member_id.in_(there))
+    for count in PayableRule(connection, payable_requires).counts(*days):
+        if studio in (None, count.studio_id):
+            yield count._replace(payable=0) if settled else count
+
+
+def _is_settled(connection: Connection, month: str) -> bool:
+    """What pays of a month before the first that was closed is an adjustment of a later one."""
+    done = adjustments.closed(connection)
+    return done is not None and month < done.next_month
+
+
+def _adjustments(
+    connection: Connection, month: str, studio: str | None, after: int = 0
+) -> Iterator[tuple[int, Line]]:
+    """What has become of closed months; the first that is not has it."""
+    done = adjustments.closed(connection)
     if done is not None and month == done.next_month:
         for place, line in enumerate(adjustments.pending(connection, done), start=AFTER_VISITS):
             if place > after and studio in (None, line.studio_id):

@@ -16,9 +16,9 @@ from guestgate import clock, corrections, locks, schema
 from guestgate.attendance.matching import MAX_STAY_MS, WINDOW_MS, Opening, Sighting, Unit, Witness, visits_of
 from guestgate.attendance.webhook import Kind
 from guestgate.bulk import BulkSelect
-from guestgate.corrections import BY_CHECKIN, NO_ENTRY, UNDELIVERED
+from guestgate.corrections import NO_ENTRY, UNDELIVERED
 from guestgate.database import SYSTEM
-from guestgate.model import Source, VisitState
+from guestgate.model import BY_CHECKIN, Source, VisitState
 
 # Beyond this, nothing that lies close to one another hangs together.
 NEAR_MS = 30 * WINDOW_MS

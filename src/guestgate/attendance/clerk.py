@@ -25,8 +25,7 @@ from guestgate.attendance.webhook import Told, told_by
 from guestgate.bulk import BulkInsert, BulkSelect
 from guestgate.database import MAX_CHUNK, Database
 from guestgate.directory import Directory
-from guestgate.forget import NO_CUSTOMER
-from guestgate.model import Source
+from guestgate.model import NO_CUSTOMER, Source
 
 PAGE = 500
 # So many rows take hardly longer to write down than one.

@@ -19,7 +19,7 @@ from guestgate.attendance import attendances, customers
 from guestgate.attendance.matching import Witness
 from guestgate.attendance.webhook import Kind, told_by, without
 from guestgate.database import Database
-from guestgate.forget import NO_CUSTOMER
+from guestgate.model import NO_CUSTOMER
 
 PAGE, TOGETHER = 500, 32
 

@@ -23,11 +23,10 @@ from guestgate.attendance.matching import WINDOW_MS, Unit, Witness
 from guestgate.attendance.others import Others
 from guestgate.attendance.webhook import Kind
 from guestgate.bulk import BulkInsert, BulkSelect
-from guestgate.corrections import BY_CHECKIN, UNDELIVERED
+from guestgate.corrections import UNDELIVERED
 from guestgate.database import Database
 from guestgate.errors import ConflictError, OperationError, PlatformAwayError, PlatformError
-from guestgate.forget import NO_CUSTOMER
-from guestgate.model import Outcome, VisitState
+from guestgate.model import BY_CHECKIN, NO_CUSTOMER, Outcome, VisitState
 
 # How far back differences are looked for, and the history is asked where that was never done.
 REACH = timedelta(days=31)

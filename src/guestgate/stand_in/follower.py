@@ -20,8 +20,8 @@ from sqlalchemy import Column, ColumnElement, Connection, Table, case, delete, o
 from guestgate import clock, directory, schema, sequence
 from guestgate.bulk import BulkSelect
 from guestgate.database import Database
-from guestgate.forget import NO_CUSTOMER, new_pseudonym
-from guestgate.model import Plan, VisitState
+from guestgate.forget import new_pseudonym
+from guestgate.model import NO_CUSTOMER, Plan, VisitState
 from guestgate.stand_in import copy
 from guestgate.stand_in.copy import CUSTOMER_COLUMNS, DIRECTORY, MEMBER_COLUMNS, VISIT_COLUMNS, StandInCopy
 

@@ -25,8 +25,8 @@ from guestgate.decide import decide
 from guestgate.directory import Directory, tags_text
 from guestgate.errors import OperationError
 from guestgate.facts import FactBook
-from guestgate.forget import NO_CUSTOMER, new_pseudonym
-from guestgate.model import CheckIn, Effect, Outcome, Reason, Source, VisitState
+from guestgate.forget import new_pseudonym
+from guestgate.model import NO_CUSTOMER, CheckIn, Effect, Outcome, Reason, Source, VisitState
 from guestgate.stand_in import copy
 from guestgate.stand_in.copy import StandInCopy
 from guestgate.stand_in.follower import current_visits, take_visits
