@@ -527,6 +527,7 @@ def test_one_at_a_time(desk: Terminal) -> None:
 def test_of_several_servers_one_reconciles(desk: Terminal, past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     """All look whether it is due; the others give up while one is at it, and afterwards it is not due."""
     past.checkin("ada", START, customer=7)
+    deliver(desk.database, entry(START + HOUR, 99))
     settings = Settings(database=desk.database_url, reconcile_every_s=3600, reconcile_grace_s=3600)
     servers = [process._Schedule(Database.at(desk.database_url), settings) for _ in range(3)]
 
@@ -546,6 +547,24 @@ def test_of_several_servers_one_reconciles(desk: Terminal, past: Past, monkeypat
             one.keep()
         wait_for(lambda: at_it() == 0, "nobody comes to an end")
         assert book.asked == [7], again
+
+
+def test_nothing_is_reconciled_where_nobody_tells(
+    desk: Terminal, past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first webhook, and without a history to ask, no server reads the record for that."""
+    past.checkin("ada", START, customer=7)
+    book = Book()
+    monkeypatch.setattr(history, "PlatformHistory", lambda *_: nullcontext(book))
+    server = process._Schedule(desk.database, Settings(database=desk.database_url, reconcile_grace_s=3600))
+    server.keep()
+    assert server._thread is None
+    deliver(desk.database, entry(START + HOUR, 99))
+    server._asked_at_ms = 0
+    server.keep()
+    assert server._thread is not None
+    server._thread.join()
+    assert book.asked == [7]
 
 
 def test_who_was_overtaken_gives_way(desk: Terminal, past: Past, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ log = structlog.get_logger()
 DAY_MS = 86_400_000
 
 _s, _k, _n = schema.sightings.c, schema.customers.c, schema.named_customers.c
-_insert = BulkInsert(schema.named_customers)
+_note = BulkInsert(schema.named_customers, renewed=["last_at_ms"])
 _named = BulkSelect(_n.customer_id, _n.studio_id, _n.member_id, _n.last_at_ms, among=_n.customer_id)
 _linked = BulkSelect(_k.customer_id, _k.member_id, among=_k.customer_id)
 
@@ -35,15 +35,8 @@ def name(connection: Connection, decisions: Collection[Any]) -> None:
     for row in decisions:
         key = row.customer_id, row.studio_id, row.member_id or ""
         latest[key] = max(latest.get(key, 0), row.received_at_ms)
-    fresh = {key: at_ms for key, at_ms in latest.items() if key not in found}
-    _insert(connection, [(*key, at_ms) for key, at_ms in fresh.items()])
-    for (customer_id, studio_id, member_id), at_ms in latest.items():
-        if at_ms - found.get((customer_id, studio_id, member_id), at_ms) >= DAY_MS:
-            connection.execute(
-                update(schema.named_customers)
-                .where(_n.customer_id == customer_id, _n.studio_id == studio_id, _n.member_id == member_id)
-                .values(last_at_ms=at_ms)
-            )
+    new = {key: at_ms for key, at_ms in latest.items() if key not in found or at_ms - found[key] >= DAY_MS}
+    _note(connection, [(*key, at_ms) for key, at_ms in new.items()])
 
 
 def known(connection: Connection, pairs: Collection[tuple[str, int]]) -> set[tuple[str, int]]:

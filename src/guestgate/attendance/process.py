@@ -78,7 +78,9 @@ class _Schedule:
             return
         with self._database.read() as connection:
             due = now_ms - progress.reconciled_at_ms(connection) >= self._every_ms
-        if due:
+            # Elsewhere it would read all of a long record for nothing.
+            worthwhile = due and progress.is_worthwhile(connection)
+        if worthwhile:
             self._thread = threading.Thread(target=self._run, name="reconciliation", daemon=True)
             self._thread.start()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, exists, func, insert, select, update
 
 from guestgate import clock, schema
 from guestgate.errors import ConflictError
@@ -31,6 +31,12 @@ def read_up_to(connection: Connection) -> int:
 def reconciled_at_ms(connection: Connection) -> int:
     """When the last reconciliation that came to its end began; 0 where there was none."""
     return int(connection.execute(select(_p.reconciled_at_ms)).scalar_one_or_none() or 0)
+
+
+def is_worthwhile(connection: Connection) -> bool:
+    """Whether anybody may tell who came in: a webhook did, or there is a history to ask."""
+    told = exists(select(_w.seq)) | exists(select(schema.accounts.c.studio_id))
+    return bool(connection.execute(select(told)).scalar_one())
 
 
 def begin_reconciling(connection: Connection) -> int:
