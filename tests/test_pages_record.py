@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from desk import Desk
 from gate import Gate, wait_for
 
-from guestgate import studios, tokens
+from guestgate import sessions, studios, tokens
+from guestgate.admin.app import create_app
+from guestgate.admin.pages.live import Live
+from guestgate.database import Database
 from guestgate.fingerprints import fingerprint, sha256_of
+from guestgate.settings import Settings
 from guestgate.tokens import Role
 
 PLANS = """\
@@ -179,10 +186,10 @@ def test_check_ins_appear_as_they_happen(gate: Gate, viewer: Desk) -> None:
         assert sum(calls["allowed"]) + sum(calls["denied"]) >= 1 and max(filter(None, latency["slowest"])) > 0
 
 
-def test_a_stream_ends_with_its_session(gate: Gate) -> None:
-    """Whoever's token is revoked sees no more, and their page is told to leave."""
+def test_a_stream_ends_with_its_session(gate: Gate, viewer: Desk) -> None:
+    """Whoever's token is revoked sees no more, and their page is told to leave; others go on."""
     token = gate.token(Role.VIEWER)
-    with Desk(gate, token=token) as desk, watching(desk) as following:
+    with Desk(gate, token=token) as desk, watching(desk) as following, watching(viewer) as other:
         following()
         with gate.database.write() as connection:
             tokens.revoke(connection, fingerprint(sha256_of(token)))
@@ -192,6 +199,47 @@ def test_a_stream_ends_with_its_session(gate: Gate) -> None:
         assert (name, data) == ("over", "")
         answer = desk.get("/now/stream", headers={"accept": "text/event-stream"})  # as the page does that comes late
         assert answer.text == "event: over\ndata: \n\n"
+        decision = gate.checkin("m-4").json()["decisionId"]
+        while decision not in other()[1]:
+            pass
+
+
+def test_many_pages_ask_the_database_no_more_than_one(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for what they show nor whether they may: each of them would on a connection of its own."""
+    counts = Counter[str]()
+
+    def count(owner: type, name: str) -> None:
+        plain = getattr(owner, name)
+
+        def counted(self: Any) -> Any:
+            counts[name] += 1
+            return plain(self)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    database = Database.at(gate.database_url, pooled=True)
+    live = create_app(database, Settings(), lambda with_figures: None).state.live
+    several = [gate.token(Role.VIEWER) for _ in range(10)]
+    with database.write() as connection:
+        begun = [sessions.begin(connection, token) for token in several]
+    for owner, name in ((type(database), "read"), (Live, "_look_in_thread"), (Live, "_ask_this_server")):
+        count(owner, name)
+
+    async def follow(session: str | None) -> None:
+        async for _ in live.messages(session):
+            pass
+
+    async def watch() -> None:
+        pages = [asyncio.create_task(follow(session)) for session in begun]
+        while counts["_look_in_thread"] < 6:
+            await asyncio.sleep(0.05)
+        assert not any(page.done() for page in pages)
+        for page in pages:
+            page.cancel()
+
+    asyncio.run(watch())
+    # Whether a file can be read is asked with how this server is.
+    assert counts["read"] <= counts["_look_in_thread"] + counts["_ask_this_server"]
 
 
 @pytest.mark.alone

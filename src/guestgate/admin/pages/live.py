@@ -1,7 +1,8 @@
 """What happens at the doors, as it happens: one reader of the record for all pages that are open.
 
-It reads while somebody looks, renders each part of the page once, and everybody gets the same bytes; so ten
-pages cost hardly more than one.
+It reads while somebody looks, renders each part of the page once, and everybody gets the same bytes. It also asks
+whether those who look may still do so: if each page did, all of them would at once, each on a connection of its own.
+So ten pages cost hardly more than one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +19,7 @@ import structlog
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
-from guestgate import clock, nodes, record, sequence, studios
+from guestgate import clock, nodes, record, sequence, sessions, studios
 from guestgate.admin import monitoring
 from guestgate.admin.context import Context
 from guestgate.admin.pages.admission import OVER
@@ -34,6 +36,7 @@ BEAT_S = 0.5
 SHOWN = 15
 AT_ONCE = 2000
 THIS_SERVER_S = 2.0
+ADMITTED_S = 1.0
 # Proxies take a silent connection for a dead one.
 SIGN_OF_LIFE_S = 15.0
 SIGN_OF_LIFE = b": still here\n\n"
@@ -51,7 +54,10 @@ class Live:
         self._own: Node | None = None
         self._asked_at = float("-inf")
         self._parts: dict[str, str] = {}
-        self._watching = 0
+        # By the session of whoever looks.
+        self._watching = Counter[str]()
+        self._over: set[str] = set()
+        self._admitted_at = float("-inf")
         self._beat = asyncio.Condition()
         self._reading: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -61,7 +67,7 @@ class Live:
     @property
     def watching(self) -> int:
         """How many pages are open."""
-        return self._watching
+        return self._watching.total()
 
     async def parts(self) -> dict[str, str]:
         """The parts of the page by name, as they are now. Raises OperationError where the record cannot be read."""
@@ -71,23 +77,21 @@ class Live:
             await self._look()
         return self._parts
 
-    async def messages(self, may_go_on: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
-        """Server-sent events, each part of the page that has changed; until `may_go_on` says no."""
-        self._watching += 1
+    async def messages(self, session: str) -> AsyncIterator[bytes]:
+        """Server-sent events, each part of the page that has changed; as long as the session is good."""
+        self._watching[session] += 1
         sent: dict[str, str] = {}
-        asked_at = alive_at = clock.monotonic()
+        alive_at = clock.monotonic()
         try:
             while True:
                 if not self._is_reading():
                     self._reading = asyncio.create_task(self._read())
                 if self._looking is None or self._looking.done():
                     self._looking = asyncio.create_task(self._look_after_this_server())
+                if session in self._over:
+                    yield OVER
+                    return
                 now = clock.monotonic()
-                if now - asked_at >= 1:
-                    asked_at = now
-                    if not await may_go_on():
-                        yield OVER
-                        return
                 changed = {name: text for name, text in self._parts.items() if sent.get(name) != text}
                 if changed:
                     yield b"".join(_message(name, text) for name, text in changed.items())
@@ -100,7 +104,9 @@ class Live:
                     async with asyncio.timeout(SIGN_OF_LIFE_S), self._beat:
                         await self._beat.wait()
         finally:
-            self._watching -= 1
+            self._watching[session] -= 1
+            if not self._watching[session]:
+                del self._watching[session]
 
     def _is_reading(self) -> bool:
         return self._reading is not None and not self._reading.done()
@@ -141,12 +147,20 @@ class Live:
         if clock.monotonic() - self._asked_at >= 2 * THIS_SERVER_S:  # nobody has been looking
             self._ask_this_server()
         with self._context.database.read() as connection:
+            self._admit(connection)
             has_more = self._follow(connection)
             latest = Filter(limit=SHOWN, upto=self._shown_upto, order=Order.DESCENDING)
             decisions = [decision for _, decision in record.decisions(connection, latest)]
             self._render(decisions, studios.places(connection))
             self._show_servers(nodes.node_list(connection, self._own))
         return has_more
+
+    def _admit(self, connection: Connection) -> None:
+        """Find out whose session is over; as long as nobody can be asked, there is nothing new to see either."""
+        now = clock.monotonic()
+        if now - self._admitted_at >= ADMITTED_S:
+            self._admitted_at = now
+            self._over = {one for one in tuple(self._watching) if sessions.holder(connection, one) is None}
 
     def _ask_this_server(self) -> None:
         """How it is, which takes no database; while that is away it is the only server that is known."""
