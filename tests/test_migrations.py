@@ -49,7 +49,7 @@ def test_numbers_of_the_first_schema_are_put_into_one_order(tmp_path: Path) -> N
             connection.exec_driver_sql(VISIT, (number, f"d{number}", *state))
         connection.exec_driver_sql(CORRECTION, (1, "d2"))
         connection.exec_driver_sql(CORRECTION, (2, "d4"))
-    assert database.upgrade() == ("0001", "0007")
+    assert database.upgrade() == ("0001", "0008")
     assert problems(database) == []
     assert rows(database, "SELECT * FROM customers") == [(7, "m1", 0, True)]
     with database.read() as connection:
@@ -58,4 +58,4 @@ def test_numbers_of_the_first_schema_are_put_into_one_order(tmp_path: Path) -> N
     wanted = [*(f"decision-{name}" for name in names), *(f"visit-{name}" for name in names)]
     assert [event["id"] for event in found] == [*wanted, "reversal-11", "reversal-12"]
     assert following.endswith(".12") and rows(database, "SELECT seq FROM feed") == [(12,)]
-    assert database.upgrade() == ("0007", "0007")
+    assert database.upgrade() == ("0008", "0008")

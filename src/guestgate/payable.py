@@ -76,9 +76,9 @@ class PayableRule:
     def counts(self, *days: ColumnElement[bool]) -> Iterator[Count]:
         """The same for all visits of some whole days, counted where they are: conditions of `schema.visits`."""
         settles = _settles_day(self._requires)
-        place = func.row_number().over(
-            partition_by=(_v.member_id, _v.local_date, settles), order_by=(_v.at_ms, _v.id)
-        )
+        # Not in the order of an index, by which SQLite would read all rows there are, each from another place.
+        day = (_v.local_date, _v.member_id, settles)
+        place = func.row_number().over(partition_by=day, order_by=(_v.at_ms, _v.id))
         kind = (_v.studio_id, _v.plan_id, _v.plan_version, _v.state, _v.source, _v.test)
         each = select(*kind, and_(settles, place == 1).label("first")).where(*days).subquery()
         kinds = [each.c[column.name] for column in kind]

@@ -329,6 +329,16 @@ visit_changes = Table(
     Column("why", Text, nullable=False),
 )
 
+# Nearly every visit is confirmed, and few are changed otherwise.
+no_confirmation = visit_changes.c.state != "confirmed"
+Index(
+    "ix_visit_changes_seq",
+    visit_changes.c.seq,
+    visit_changes.c.visit_id,
+    sqlite_where=no_confirmation,
+    postgresql_where=no_confirmation,
+)
+
 # A month that is closed, or that somebody has begun to close (see `closing`). Lines count once `closed_at_ms` is set.
 statements = Table(
     "statements",
