@@ -129,6 +129,24 @@ def test_a_closed_month_stays_and_later_corrections_go_into_the_next(desk: Termi
     assert problems(desk.database) == []
 
 
+def test_a_check_in_of_the_last_night_is_adjusted_like_any_other(desk: Terminal) -> None:
+    """It was February already, but not at the studio."""
+    past = Past(desk.database)
+    with closing(past):
+        night = past.checkin("m2", datetime(2026, 2, 1, 4, 59, 59, tzinfo=UTC), studio="s2").id
+        morning = past.checkin("m2", datetime(2026, 2, 1, 5, tzinfo=UTC), studio="s2").id
+    close(desk, "2026-01")
+    for visit in (night, morning):
+        reverse(desk, visit)
+    assert [(line["visit"], line["kind"], line["payable"]) for line in lines(desk, "2026-01")] == [
+        (night, "visit", 1)
+    ]
+    assert {(line["visit"], line["kind"], line["payable"]) for line in lines(desk, "2026-02")} == {
+        (morning, "visit", 0),
+        (night, "adjustment", -1),
+    }
+
+
 def test_months_are_closed_in_order_once_and_when_they_are_over(desk: Terminal) -> None:
     """By the last time zone, and six hours later."""
     add(desk, day(5)), add(desk, day(5, month=2))
