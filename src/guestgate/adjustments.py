@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, or_, select, union_all
+from sqlalchemy import Connection, bindparam, func, or_, select
 
 from guestgate import partitions, schema
 from guestgate.bulk import BulkSelect
 from guestgate.database import SYSTEM
-from guestgate.days import day_of, visits_of
+from guestgate.days import Day, day_of, visits_of
 from guestgate.model import Source
 from guestgate.payable import PayableRule
 from guestgate.record import PAGE
@@ -35,6 +35,9 @@ _v, _w, _c, _s, _l = (
     schema.changes.c,
     schema.statements.c,
     schema.statement_lines.c,
+)
+_days_before = BulkSelect(
+    _v.id, _v.member_id, _v.local_date, among=_v.id, where=[_v.local_date < bindparam("end"), _v.test.is_(False)]
 )
 _corrections = BulkSelect(_w.visit_id, _w.seq, _w.changed_at_ms, _w.who, _w.why, among=_w.visit_id)
 _additions = BulkSelect(_c.subject, _c.at_ms, _c.who, among=_c.subject, where=[_c.action == "visit.added"])
@@ -87,19 +90,19 @@ def changed_days(connection: Connection, done: Closed) -> list[str]:
 
     A visit keeps its id when the member is forgotten.
     """
-    settled = (_v.local_date < f"{done.next_month}-01", _v.test.is_(False))
+    end = f"{done.next_month}-01"
     # Most changes confirm later visits, whose check-ins' ids (UUIDv7) say when they were: those need no looking up.
-    last = datetime.fromisoformat(f"{done.next_month}-01T00:00+00:00") + ZONES
+    last = datetime.fromisoformat(f"{end}T00:00+00:00") + ZONES
     beyond = partitions.first_id(last + 2 * partitions.CLOCK_STEP)
     perhaps = or_(_w.visit_id < beyond, func.substr(_w.visit_id, 15, 1) != "7")
-    visit = select(_v.member_id, _v.local_date, _v.id)
-    changed = union_all(
-        visit.where(_v.seq > done.position, *settled),
-        visit.join(schema.visit_changes, _w.visit_id == _v.id).where(_w.seq > done.position, perhaps, *settled),
-    ).subquery()
-    one = func.min(changed.c.id)
-    query = select(one).group_by(changed.c.member_id, changed.c.local_date).order_by(one)
-    return list(connection.execute(query).scalars())
+    changed = select(_w.visit_id).where(_w.seq > done.position, perhaps).distinct()
+    added = select(_v.id).where(_v.seq > done.position, _v.local_date < end, _v.test.is_(False))
+    ids = iter([*connection.execute(changed).scalars(), *connection.execute(added).scalars()])
+    days: dict[Day, str] = {}
+    while chunk := list(islice(ids, PAGE)):
+        for visit_id, *day in _days_before(connection, chunk, end=end):
+            days.setdefault(Day(*day), visit_id)
+    return sorted(days.values())
 
 
 def pending(connection: Connection, done: Closed) -> Iterator[Line]:

@@ -16,6 +16,9 @@ UNDELIVERED = "undelivered"
 NO_ENTRY = "no entry in the platform's history"
 
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
+_corrections = select(schema.visit_changes, _v.member_id, _v.studio_id, _v.local_date).join(
+    schema.visits, _v.id == _w.visit_id
+)
 _allowed = BulkSelect(_d.id, _d.visit_id, _d.member_id, among=_d.id, where=[_d.visit_id.is_not(None)])
 
 
@@ -109,50 +112,42 @@ def _made_by_checkin(connection: Connection, visit_id: str) -> bool:
     return visit is not None
 
 
-def correction_list(
-    connection: Connection,
-    *,
-    after: int = 0,
-    limit: int | None = None,
-    month: str | None = None,
-    studio: str | None = None,
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Corrections in their order, each with its ``seq``: of all visits, or those of a month or studio.
+def correction_list(connection: Connection, *, after: int, limit: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """All corrections in their order, each with its ``seq``, confirmations among them."""
+    for row in connection.execute(_corrections.where(_w.seq > after).order_by(_w.seq).limit(limit)):
+        yield row.seq, _dict(row)
 
-    A month's are those of its statement: without visits at test studios, and without plain confirmations, of which
-    nearly every visit has one.
+
+def of_month(connection: Connection, month: str, studio: str | None, upto: int | None) -> list[dict[str, Any]]:
+    """Those of a month's visits that were made up to a number, as its statement has them.
+
+    Without visits at test studios, and without plain confirmations, of which nearly every visit has one.
     """
-    query = (
-        select(schema.visit_changes, _v.member_id, _v.studio_id, _v.local_date)
-        .join(schema.visits, _v.id == _w.visit_id)
-        .where(_w.seq > after)
-        .order_by(_w.seq)
-        .limit(limit)
+    before = schema.visit_changes.alias().c
+    earlier = exists().where(before.visit_id == _w.visit_id, before.seq < _w.seq)
+    # By its own index. A visit with two changes has one that is no confirmation.
+    corrected = select(_w.visit_id).where(schema.no_confirmation, *stretch.of_corrections(connection, month))
+    query = _corrections.where(
+        schema.no_confirmation | earlier,
+        _v.test.is_(False),
+        _v.local_date.between(f"{month}-01", f"{month}-31"),
     )
-    if month is not None:
-        before = schema.visit_changes.alias().c
-        earlier = exists().where(before.visit_id == _w.visit_id, before.seq < _w.seq)
-        query = query.where(
-            # By its own index. A visit with two changes has one that is no confirmation.
-            _w.visit_id.in_(select(_w.visit_id).where(schema.no_confirmation).correlate(None)),
-            schema.no_confirmation | earlier,
-            _v.test.is_(False),
-            _v.local_date.between(f"{month}-01", f"{month}-31"),
-            *stretch.of_visits(connection, month),
-        )
     if studio is not None:
         query = query.where(_v.studio_id == studio)
-    for row in connection.execute(query):
-        yield (
-            row.seq,
-            {
-                "visit": row.visit_id,
-                "member": row.member_id,
-                "studio": row.studio_id,
-                "local_date": row.local_date,
-                "state": row.state,
-                "at": clock.iso_of(row.changed_at_ms),
-                "who": row.who,
-                "why": row.why,
-            },
-        )
+    if upto is not None:
+        corrected, query = corrected.where(_w.seq <= upto), query.where(_w.seq <= upto)
+    query = query.where(_w.visit_id.in_(corrected.correlate(None)))
+    return [_dict(row) for row in connection.execute(query.order_by(_w.seq))]
+
+
+def _dict(row: Any) -> dict[str, Any]:
+    return {
+        "visit": row.visit_id,
+        "member": row.member_id,
+        "studio": row.studio_id,
+        "local_date": row.local_date,
+        "state": row.state,
+        "at": clock.iso_of(row.changed_at_ms),
+        "who": row.who,
+        "why": row.why,
+    }

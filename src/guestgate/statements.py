@@ -69,8 +69,6 @@ def statement(connection: Connection, month: str, studio: str | None, *, payable
             totals.add(line)
             adjusted.append(line_dict(month, line))
         by_plan = totals.sums()
-    upto = None if closed is None else closed.position
-    made = corrections.correction_list(connection, month=month, studio=studio)
     return {
         "month": month,
         "open": is_open(month, clock.now()),
@@ -80,7 +78,7 @@ def statement(connection: Connection, month: str, studio: str | None, *, payable
         "totals": _by_studio(by_plan),
         "plan_totals": by_plan,
         "adjustments": adjusted,
-        "corrections": [correction for seq, correction in made if upto is None or seq <= upto],
+        "corrections": corrections.of_month(connection, month, studio, None if closed is None else closed.position),
     }
 
 

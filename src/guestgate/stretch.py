@@ -43,8 +43,7 @@ def of_visits(
 ) -> Sequence[ColumnElement[bool]]:
     """Between which numbers the visits of a month lie (``2026-11``, by their local dates), or those since then."""
     if month is not None:
-        days = [f"{month}-{day:02d}" for day in range(1, 32)]
-        return _between(connection, _of_visits, days, END_OF_TIME, schema.visits.c.seq)
+        return _between(connection, _of_visits, _days_of(month), END_OF_TIME, schema.visits.c.seq)
     if since is None:
         return ()
     # Dates are a day behind or ahead somewhere.
@@ -56,11 +55,26 @@ def of_visits(
     return _between(connection, _of_visits, days, later, schema.visits.c.seq)
 
 
+def of_corrections(connection: Connection, month: str) -> Sequence[ColumnElement[bool]]:
+    """Where those of a month's visits begin; any may come much later.
+
+    A transaction that corrects a visit may have begun, and so have its number, shortly before the visit was made. So
+    it is asked for a day more.
+    """
+    day_before = (datetime.fromisoformat(f"{month}-01") - DAY).date().isoformat()
+    days = [day_before, *_days_of(month)]
+    return _between(connection, _of_visits, days, END_OF_TIME, schema.visit_changes.c.seq)[:1]
+
+
 def of_changes(connection: Connection, since: datetime) -> Sequence[ColumnElement[bool]]:
     """The same for changes since an instant."""
     today = _day(clock.now_ms())
     days = range(_day(clock.to_ms(since)), today + 1)
     return _between(connection, _of_changes, days, today, schema.changes.c.seq)
+
+
+def _days_of(month: str) -> list[str]:
+    return [f"{month}-{day:02d}" for day in range(1, 32)]
 
 
 def _day(ms: int) -> int:
