@@ -30,7 +30,9 @@ from guestgate.attendance.reconciliation import Reconciliation, Report
 from guestgate.case import case
 from guestgate.database import Database
 from guestgate.errors import ConflictError, OperationError, PlatformAwayError, PlatformError
-from guestgate.platform import history
+from guestgate.platform import accounts, history
+from guestgate.platform.accounts import Account
+from guestgate.platform.secret_keys import SecretKeys
 from guestgate.settings import Settings
 from guestgate.visits import VisitRow, add
 
@@ -549,8 +551,9 @@ def test_of_several_servers_one_reconciles(desk: Terminal, past: Past, monkeypat
         assert book.asked == [7], again
 
 
+@pytest.mark.parametrize("told", ["by a webhook", "by a history", "once before"])
 def test_nothing_is_reconciled_where_nobody_tells(
-    desk: Terminal, past: Past, monkeypatch: pytest.MonkeyPatch
+    told: str, desk: Terminal, past: Past, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the first webhook, and without a history to ask, no server reads the record for that."""
     past.checkin("ada", START, customer=7)
@@ -559,7 +562,14 @@ def test_nothing_is_reconciled_where_nobody_tells(
     server = process._Schedule(desk.database, Settings(database=desk.database_url, reconcile_grace_s=3600))
     server.keep()
     assert server._thread is None
-    deliver(desk.database, entry(START + HOUR, 99))
+    if told == "by a webhook":
+        deliver(desk.database, entry(START + HOUR, 99))
+    with desk.writing() as connection:
+        if told == "by a history":
+            account = Account("s1", "http://localhost:1", "a-key-of-the-studio-long-enough", 1)
+            accounts.put(connection, SecretKeys([bytes(32)], "this test"), account)
+        if told == "once before":
+            progress.note(connection, reconciled_at_ms=1)
     server._asked_at_ms = 0
     server.keep()
     assert server._thread is not None

@@ -21,7 +21,7 @@ from callers import locked
 from gate import PATH, Gate, wait_for
 from wire import JSON, Reply, Wire, ask, checkin, request
 
-from guestgate import studios
+from guestgate import clock, endpoint, studios
 from guestgate.directory import KeyKind
 
 LIMIT = 16 * 1024
@@ -385,6 +385,20 @@ def close_writing(wire: Wire) -> None:
 # Answers
 
 
+def said_by(decision_id: str) -> datetime:
+    """The instant that a UUIDv7 says."""
+    return clock.from_ms(uuid.UUID(decision_id).int >> 80)
+
+
+def test_ids_say_when_also_after_a_clock_was_put_back() -> None:
+    """And two of one millisecond are two."""
+    now = clock.from_ms(clock.now_ms())
+    for instant in (now + timedelta(days=400), now, now, now - timedelta(days=400)):
+        first, second = endpoint._id_of(instant), endpoint._id_of(instant)
+        assert said_by(first) == said_by(second) == instant
+        assert first != second and uuid.UUID(first).version == 7
+
+
 def test_allowed_and_denied_have_the_same_form(served: Gate) -> None:
     """Exactly decision, reason and decisionId, as JSON; the id is the record's."""
     data = request(checkin("once-1"), key=served.keys["s1"])
@@ -397,6 +411,7 @@ def test_allowed_and_denied_have_the_same_form(served: Gate) -> None:
         assert set(content) == {"decision", "reason", "decisionId"}
         assert (content["decision"], content["reason"]) == (decision, reason)
         assert str(uuid.UUID(content["decisionId"])) == content["decisionId"]
+        assert said_by(content["decisionId"]) == datetime.fromisoformat(row["received_at"])
         assert (row["decision"], row["reason"], row["http_status"]) == (decision, reason, status)
         assert (row["member"], row["studio"], row["customer_id"]) == ("once-1", "s1", 1)
 

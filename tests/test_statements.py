@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from callers import problems, rows
 from paid import disputed, said_sums, sums_of
-from past import Past
+from past import Past, uuid7
 from sqlalchemy import insert, update
 from terminal import Terminal
 
@@ -129,12 +129,15 @@ def test_a_closed_month_stays_and_later_corrections_go_into_the_next(desk: Termi
     assert problems(desk.database) == []
 
 
-def test_a_check_in_of_the_last_night_is_adjusted_like_any_other(desk: Terminal) -> None:
-    """It was February already, but not at the studio."""
+@pytest.mark.parametrize("ids_at", [None, datetime(2027, 3, 1, tzinfo=UTC)])
+def test_a_check_in_of_the_last_night_is_adjusted_like_any_other(desk: Terminal, ids_at: datetime | None) -> None:
+    """It was February already, but not at the studio; and also where ids are from a clock that had been wrong."""
+    desk.studio("west", timezone="Etc/GMT+12")
+    midnight, ids = datetime(2026, 2, 1, 12, tzinfo=UTC), [uuid7(ids_at, n) if ids_at else None for n in (1, 2)]
     past = Past(desk.database)
     with closing(past):
-        night = past.checkin("m2", datetime(2026, 2, 1, 4, 59, 59, tzinfo=UTC), studio="s2").id
-        morning = past.checkin("m2", datetime(2026, 2, 1, 5, tzinfo=UTC), studio="s2").id
+        night = past.checkin("m2", midnight - timedelta(seconds=1), studio="west", decision_id=ids[0]).id
+        morning = past.checkin("m2", midnight, studio="west", decision_id=ids[1]).id
     close(desk, "2026-01")
     for visit in (night, morning):
         reverse(desk, visit)

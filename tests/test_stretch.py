@@ -8,7 +8,7 @@ import pytest
 from gate import PLANS
 from terminal import Terminal
 
-from guestgate import changes, clock, record, visits
+from guestgate import changes, clock, record, statements, visits
 from guestgate.record import Filter, Order
 
 # In the order of writing, which is not that of time.
@@ -41,7 +41,8 @@ def test_visits_of_days(desk: Terminal, order: Order) -> None:
             given = Filter(order=order, **chosen)  # type: ignore[arg-type]
             return [visit["id"] for _, visit in record.visits(connection, given, payable_requires="authorized")]
 
-        for month in {visit["local_date"][:7] for visit in every} | {"0001-01", "9999-12", "2026-02"}:
+        for month in {visit["local_date"][:7] for visit in every} | {"0000-05", "0001-01", "9999-12", "2026-02"}:
+            assert statements.statement(connection, month, None, payable_requires="authorized")["corrections"] == []
             assert ids(month=month) == [visit["id"] for visit in every if visit["local_date"][:7] == month]
         for since in (*(now - timedelta(days=days) for days in (*DAYS, 10)), now + timedelta(days=9), *EXTREMES):
             wanted = [visit["id"] for visit in every if datetime.fromisoformat(visit["at"]) >= since]

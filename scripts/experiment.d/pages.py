@@ -163,8 +163,8 @@ async def doors_beside_live_pages(gate: Gate, grown: Grown, load: argparse.Names
     for _ in range(load.rounds):
         without.add(await for_seconds(gate, load.rate, load.seconds, members))
         async with AsyncExitStack() as stack:
-            session = visitor.session(Role.VIEWER)
-            open_pages = [await stack.enter_async_context(watching(gate, session)) for _ in range(load.live)]
+            people = [visitor.session(Role.VIEWER) for _ in range(load.live)]
+            open_pages = [await stack.enter_async_context(watching(gate, session)) for session in people]
             await asyncio.sleep(REST_S)
             beside.add(await for_seconds(gate, load.rate, load.seconds, members))
             silent = sum(not sizes for sizes in open_pages)

@@ -9,24 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, or_, select
+from sqlalchemy import Connection, func, select, true, union_all
 
-from guestgate import partitions, schema
+from guestgate import schema
 from guestgate.bulk import BulkSelect
 from guestgate.database import SYSTEM
-from guestgate.days import Day, day_of, visits_of
+from guestgate.days import day_of, visits_of
 from guestgate.model import Source
 from guestgate.payable import PayableRule
-from guestgate.record import PAGE
+from guestgate.record import PAGE, one_by_one
 from guestgate.statement_lines import Kind, Line, lines
 
 LATE = "recorded after the month was closed"
-# By so much a studio's day may end later than the one in UTC.
-ZONES = timedelta(days=1)
 OF_DAY = "another visit of that day"
 
 _v, _w, _c, _s, _l = (
@@ -35,9 +32,6 @@ _v, _w, _c, _s, _l = (
     schema.changes.c,
     schema.statements.c,
     schema.statement_lines.c,
-)
-_days_before = BulkSelect(
-    _v.id, _v.member_id, _v.local_date, among=_v.id, where=[_v.local_date < bindparam("end"), _v.test.is_(False)]
 )
 _corrections = BulkSelect(_w.visit_id, _w.seq, _w.changed_at_ms, _w.who, _w.why, among=_w.visit_id)
 _additions = BulkSelect(_c.subject, _c.at_ms, _c.who, among=_c.subject, where=[_c.action == "visit.added"])
@@ -90,19 +84,20 @@ def changed_days(connection: Connection, done: Closed) -> list[str]:
 
     A visit keeps its id when the member is forgotten.
     """
-    end = f"{done.next_month}-01"
-    # Most changes confirm later visits, whose check-ins' ids (UUIDv7) say when they were: those need no looking up.
-    last = datetime.fromisoformat(f"{end}T00:00+00:00") + ZONES
-    beyond = partitions.first_id(last + 2 * partitions.CLOCK_STEP)
-    perhaps = or_(_w.visit_id < beyond, func.substr(_w.visit_id, 15, 1) != "7")
-    changed = select(_w.visit_id).where(_w.seq > done.position, perhaps).distinct()
-    added = select(_v.id).where(_v.seq > done.position, _v.local_date < end, _v.test.is_(False))
-    ids = iter([*connection.execute(changed).scalars(), *connection.execute(added).scalars()])
-    days: dict[Day, str] = {}
-    while chunk := list(islice(ids, PAGE)):
-        for visit_id, *day in _days_before(connection, chunk, end=end):
-            days.setdefault(Day(*day), visit_id)
-    return sorted(days.values())
+    settled = (_v.local_date < f"{done.next_month}-01", _v.test.is_(False))
+    visit = select(_v.member_id, _v.local_date, _v.id)
+    added = visit.where(_v.seq > done.position, *settled)
+    if connection.dialect.name == "sqlite":
+        corrected = visit.join(schema.visit_changes, _w.visit_id == _v.id).where(_w.seq > done.position, *settled)
+    else:
+        # Most of them confirm later visits, and only the visit can say so: ids may come from a wrong clock.
+        ids = select(_w.visit_id).where(_w.seq > done.position).subquery()
+        found = one_by_one(visit.where(_v.id == ids.c.visit_id, *settled))
+        corrected = select(*found.c).select_from(ids.join(found, true()))
+    changed = union_all(added, corrected).subquery()
+    one = func.min(changed.c.id)
+    query = select(one).group_by(changed.c.member_id, changed.c.local_date).order_by(one)
+    return list(connection.execute(query).scalars())
 
 
 def pending(connection: Connection, done: Closed) -> Iterator[Line]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from itertools import islice
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, exists, insert, select, update
+from sqlalchemy import Connection, bindparam, exists, insert, select, update
 
 from guestgate import clock, locks, schema, sequence, stretch
 from guestgate.bulk import BulkSelect
-from guestgate.database import author
+from guestgate.database import PAGE, author
 from guestgate.model import BY_CHECKIN, VisitState
 
 UNDELIVERED = "undelivered"
@@ -18,6 +20,11 @@ NO_ENTRY = "no entry in the platform's history"
 _d, _a, _v, _w = schema.decisions.c, schema.answers.c, schema.visits.c, schema.visit_changes.c
 _corrections = select(schema.visit_changes, _v.member_id, _v.studio_id, _v.local_date).join(
     schema.visits, _v.id == _w.visit_id
+)
+_dated = BulkSelect(
+    _v.id,
+    among=_v.id,
+    where=[_v.local_date.between(bindparam("first"), bindparam("last")), _v.test.is_(False)],
 )
 _allowed = BulkSelect(_d.id, _d.visit_id, _d.member_id, among=_d.id, where=[_d.visit_id.is_not(None)])
 
@@ -118,26 +125,27 @@ def correction_list(connection: Connection, *, after: int, limit: int) -> Iterat
         yield row.seq, _dict(row)
 
 
-def of_month(connection: Connection, month: str, studio: str | None, upto: int | None) -> list[dict[str, Any]]:
+def of_statement(connection: Connection, month: str, studio: str | None, upto: int | None) -> list[dict[str, Any]]:
     """Those of a month's visits that were made up to a number, as its statement has them.
 
     Without visits at test studios, and without plain confirmations, of which nearly every visit has one.
     """
     before = schema.visit_changes.alias().c
     earlier = exists().where(before.visit_id == _w.visit_id, before.seq < _w.seq)
-    # By its own index. A visit with two changes has one that is no confirmation.
+    # A visit with two changes has one that is no confirmation, and those have an index.
     corrected = select(_w.visit_id).where(schema.no_confirmation, *stretch.of_corrections(connection, month))
-    query = _corrections.where(
-        schema.no_confirmation | earlier,
-        _v.test.is_(False),
-        _v.local_date.between(f"{month}-01", f"{month}-31"),
-    )
+    made = _corrections.where(schema.no_confirmation | earlier)
     if studio is not None:
-        query = query.where(_v.studio_id == studio)
+        made = made.where(_v.studio_id == studio)
     if upto is not None:
-        corrected, query = corrected.where(_w.seq <= upto), query.where(_w.seq <= upto)
-    query = query.where(_w.visit_id.in_(corrected.correlate(None)))
-    return [_dict(row) for row in connection.execute(query.order_by(_w.seq))]
+        corrected, made = corrected.where(_w.seq <= upto), made.where(_w.seq <= upto)
+    ids = iter(connection.execute(corrected.distinct()).scalars().all())
+    found: list[Any] = []
+    # Step by step: a planner would rather read all visits there are.
+    while chunk := list(islice(ids, PAGE)):
+        dated = [visit_id for (visit_id,) in _dated(connection, chunk, first=f"{month}-01", last=f"{month}-31")]
+        found += connection.execute(made.where(_w.visit_id.in_(dated))).all() if dated else []
+    return [_dict(row) for row in sorted(found, key=attrgetter("seq"))]
 
 
 def _dict(row: Any) -> dict[str, Any]:

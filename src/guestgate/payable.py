@@ -22,7 +22,8 @@ def _settles_day(least: Any) -> ColumnElement[bool]:
     `least` is the setting ``payable_requires``.
     """
     settled_earlier = and_(_v.source == Source.IMPORT.value, _v.state != VisitState.REVERSED.value)
-    return or_(_v.state == VisitState.CONFIRMED.value, _v.state == least, settled_earlier)
+    counts = or_(_v.state == VisitState.CONFIRMED.value, _v.state == least, settled_earlier)
+    return and_(_v.test.is_(False), counts)
 
 
 class _DayVisit(NamedTuple):
@@ -35,9 +36,9 @@ class _DayVisit(NamedTuple):
 
 
 _columns = (_v.member_id, _v.local_date, _v.id, _v.at_ms)
-_settling = (_v.test.is_(False), _settles_day(bindparam("least")))
-_of_members = BulkSelect(*_columns, among=_v.member_id, where=[_v.local_date == bindparam("day"), *_settling])
-_of_dates = BulkSelect(*_columns, among=_v.local_date, where=[_v.member_id == bindparam("member"), *_settling])
+_settling = _settles_day(bindparam("least"))
+_of_members = BulkSelect(*_columns, among=_v.member_id, where=[_v.local_date == bindparam("day"), _settling])
+_of_dates = BulkSelect(*_columns, among=_v.local_date, where=[_v.member_id == bindparam("member"), _settling])
 
 
 class Count(NamedTuple):
@@ -54,8 +55,8 @@ class PayableRule:
     """Whether a visit is paid for.
 
     Not: test studios, reversed visits, visits imported from an earlier system (settled there). Under
-    ``per_member_day`` the member's first unreversed visit of a local date pays, an imported one included,
-    so that a day settled elsewhere is not paid twice.
+    ``per_member_day`` the first that settles the member's local date pays, an imported one included, so that a
+    day settled elsewhere is not paid twice.
     """
 
     def __init__(self, connection: Connection, requires: str) -> None:

@@ -75,11 +75,11 @@ def _with_answers(connection: Connection, answered: FromClause) -> Select[Any]:
     if connection.dialect.name == "sqlite":
         columns = answers.selected_columns
         return select(answered, *columns).join(schema.answers, _a.decision_id == answered.c.id, isouter=True)
-    answer = _one_by_one(answers)
+    answer = one_by_one(answers)
     return select(answered, *answer.c).join(answer, true(), isouter=True)
 
 
-def _one_by_one(query: Select[Any]) -> FromClause:
+def one_by_one(query: Select[Any]) -> FromClause:
     """On PostgreSQL, rows found by a key for each row of something else: in the partition that the key names.
 
     That is what its planner cannot foresee, and so it would rather read a table of any middling size as a whole.
@@ -158,7 +158,7 @@ def _of_member(connection: Connection, chosen: Filter) -> FromClause:
     ids = union_all(*(select(part.c.id) for part in parts)).subquery()
     if connection.dialect.name == "sqlite":
         return select(schema.decisions).where(_d.id.in_(select(ids.c.id))).subquery()
-    found = _one_by_one(select(schema.decisions).where(_d.id == ids.c.id))
+    found = one_by_one(select(schema.decisions).where(_d.id == ids.c.id))
     return select(*found.c).select_from(ids.join(found, true())).subquery()
 
 

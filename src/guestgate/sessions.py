@@ -7,12 +7,13 @@ takes its sessions along. Like tokens, sessions are stored as hashes only.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from datetime import timedelta
 
 from sqlalchemy import Connection, delete, insert, select
 
 from guestgate import clock, schema, tokens
-from guestgate.fingerprints import sha256_of
+from guestgate.fingerprints import sha256_of, state
 from guestgate.tokens import Holder
 
 _sessions = schema.sessions
@@ -46,6 +47,18 @@ def holder(connection: Connection, session: str) -> Holder | None:
         )
     ).scalar_one_or_none()
     return None if token_sha256 is None else tokens.holder_of(connection, token_sha256)
+
+
+def good(connection: Connection, several: Collection[str]) -> set[str]:
+    """Those of several sessions that have a `holder`."""
+    by_hash = {sha256_of(session): session for session in several}
+    now_ms = clock.now_ms()
+    query = (
+        select(_sessions.c.sha256, schema.tokens)
+        .join(schema.tokens, schema.tokens.c.sha256 == _sessions.c.token_sha256)
+        .where(_sessions.c.sha256.in_(by_hash), _sessions.c.expires_at_ms > now_ms)
+    )
+    return {by_hash[row[0]] for row in connection.execute(query) if state(row, now_ms) == "valid"}
 
 
 def end(connection: Connection, session: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, select
 
 from guestgate import adjustments, clock, corrections, record, schema, stretch
+from guestgate.adjustments import Closed
 from guestgate.database import Database
 from guestgate.errors import UsageError
 from guestgate.payable import Count, PayableRule
@@ -62,10 +63,10 @@ def statement(connection: Connection, month: str, studio: str | None, *, payable
         visits = sum(total["visits"] + total["reversed"] for total in json.loads(closed.totals))
         adjusted = [line_dict(month, line) for _, line in _frozen(connection, closed, studio, visits)]
     else:
-        totals, adjusted = Totals(), []
-        for count in _counts(connection, month, studio, payable_requires):
+        totals, adjusted, done = Totals(), [], adjustments.closed(connection)
+        for count in _counts(connection, month, studio, payable_requires, done):
             totals.count(count)
-        for _, line in _adjustments(connection, month, studio):
+        for _, line in _adjustments(connection, month, studio, done):
             totals.add(line)
             adjusted.append(line_dict(month, line))
         by_plan = totals.sums()
@@ -78,7 +79,9 @@ def statement(connection: Connection, month: str, studio: str | None, *, payable
         "totals": _by_studio(by_plan),
         "plan_totals": by_plan,
         "adjustments": adjusted,
-        "corrections": corrections.of_month(connection, month, studio, None if closed is None else closed.position),
+        "corrections": corrections.of_statement(
+            connection, month, studio, None if closed is None else closed.position
+        ),
     }
 
 
@@ -150,7 +153,8 @@ def _frozen(connection: Connection, closed: Any, studio: str | None, after: int 
 def _live(
     connection: Connection, month: str, studio: str | None, payable_requires: str, after: int = 0
 ) -> Iterator[tuple[int, Line]]:
-    settled = _is_settled(connection, month)
+    done = adjustments.closed(connection)
+    settled = _is_settled(month, done)
     rule = PayableRule(connection, payable_requires)
     query = select(schema.visits).where(*of_month(month))
     if studio is not None:
@@ -160,12 +164,14 @@ def _live(
         pays = () if settled else rule(page)
         found = lines(connection, page, dict.fromkeys(pays, 1), Kind.VISIT)
         yield from ((row.seq, line) for row, line in zip(page, found, strict=True))
-    yield from _adjustments(connection, month, studio, after)
+    yield from _adjustments(connection, month, studio, done, after)
 
 
-def _counts(connection: Connection, month: str, studio: str | None, payable_requires: str) -> Iterator[Count]:
+def _counts(
+    connection: Connection, month: str, studio: str | None, payable_requires: str, done: Closed | None
+) -> Iterator[Count]:
     """What the lines of visits come to, without reading them."""
-    settled = _is_settled(connection, month)
+    settled = _is_settled(month, done)
     days = (*of_month(month), *stretch.of_visits(connection, month))
     if studio is not None:  # whole days all the same: of those who were there
         there = select(_v.member_id).where(*days, _v.studio_id == studio).correlate(None)
@@ -175,17 +181,15 @@ def _counts(connection: Connection, month: str, studio: str | None, payable_requ
             yield count._replace(payable=0) if settled else count
 
 
-def _is_settled(connection: Connection, month: str) -> bool:
+def _is_settled(month: str, done: Closed | None) -> bool:
     """What pays of a month before the first that was closed is an adjustment of a later one."""
-    done = adjustments.closed(connection)
     return done is not None and month < done.next_month
 
 
 def _adjustments(
-    connection: Connection, month: str, studio: str | None, after: int = 0
+    connection: Connection, month: str, studio: str | None, done: Closed | None, after: int = 0
 ) -> Iterator[tuple[int, Line]]:
     """What has become of closed months; the first that is not has it."""
-    done = adjustments.closed(connection)
     if done is not None and month == done.next_month:
         for place, line in enumerate(adjustments.pending(connection, done), start=AFTER_VISITS):
             if place > after and studio in (None, line.studio_id):

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, false
 
-from guestgate import clock, schema
+from guestgate import clock, schema, sequence
 
 DAY = timedelta(days=1)
 DAY_MS = 86_400_000
@@ -23,6 +23,8 @@ DAY_OF_CHANGE = f"at_ms / {DAY_MS}"
 DAY_OF_VISIT = "local_date || ''"
 # A list that reaches further back begins at its table's beginning; it finds enough soon.
 MOST_DAYS = 1000
+# More transactions than ever overlap one another.
+OVERLAPPING = 1000
 END_OF_TIME = "9999-12-31"
 
 # What lies after the last day asked for comes from machines whose clocks are wrong: few, and read as they are.
@@ -58,12 +60,13 @@ def of_visits(
 def of_corrections(connection: Connection, month: str) -> Sequence[ColumnElement[bool]]:
     """Where those of a month's visits begin; any may come much later.
 
-    A transaction that corrects a visit may have begun, and so have its number, shortly before the visit was made. So
-    it is asked for a day more.
+    A transaction that corrects a visit may have its number from shortly before the visit was made.
     """
-    day_before = (datetime.fromisoformat(f"{month}-01") - DAY).date().isoformat()
-    days = [day_before, *_days_of(month)]
-    return _between(connection, _of_visits, days, END_OF_TIME, schema.visit_changes.c.seq)[:1]
+    found = _edges(connection, _of_visits, _days_of(month), END_OF_TIME)
+    if found is None:
+        return ()
+    first, _ = found
+    return (false(),) if first is None else (schema.visit_changes.c.seq >= first - (OVERLAPPING << sequence.PLACES),)
 
 
 def of_changes(connection: Connection, since: datetime) -> Sequence[ColumnElement[bool]]:
@@ -84,7 +87,18 @@ def _day(ms: int) -> int:
 def _between(
     connection: Connection, edges: str, days: Sequence[object], later: object, seq: ColumnElement[int]
 ) -> Sequence[ColumnElement[bool]]:
-    if connection.dialect.name == "sqlite" or len(days) > MOST_DAYS:
+    found = _edges(connection, edges, days, later)
+    if found is None:
         return ()
-    first, last = connection.exec_driver_sql(edges, {"days": list(days), "later": later}).one()
+    first, last = found
     return (false(),) if first is None else (seq >= first, seq <= last)
+
+
+def _edges(
+    connection: Connection, edges: str, days: Sequence[object], later: object
+) -> tuple[int | None, int | None] | None:
+    """The first and the last number of some days' rows, None where there are no rows; None where nobody says."""
+    if connection.dialect.name == "sqlite" or len(days) > MOST_DAYS:
+        return None
+    first, last = connection.exec_driver_sql(edges, {"days": list(days), "later": later}).one()
+    return first, last

@@ -79,8 +79,8 @@ class _Schedule:
         with self._database.read() as connection:
             due = now_ms - progress.reconciled_at_ms(connection) >= self._every_ms
             # Elsewhere it would read all of a long record for nothing.
-            worthwhile = due and progress.is_worthwhile(connection)
-        if worthwhile:
+            due = due and progress.somebody_tells(connection)
+        if due:
             self._thread = threading.Thread(target=self._run, name="reconciliation", daemon=True)
             self._thread.start()
 

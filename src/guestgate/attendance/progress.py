@@ -33,10 +33,10 @@ def reconciled_at_ms(connection: Connection) -> int:
     return int(connection.execute(select(_p.reconciled_at_ms)).scalar_one_or_none() or 0)
 
 
-def is_worthwhile(connection: Connection) -> bool:
-    """Whether anybody may tell who came in: a webhook did, or there is a history to ask."""
-    told = exists(select(_w.seq)) | exists(select(schema.accounts.c.studio_id))
-    return bool(connection.execute(select(told)).scalar_one())
+def somebody_tells(connection: Connection) -> bool:
+    """Whether anybody may tell who came in: a webhook did, or there is a history to ask, now or once before."""
+    tells = exists(select(_w.seq)) | exists(select(schema.accounts.c.studio_id))
+    return bool(connection.execute(select(tells)).scalar_one() or reconciled_at_ms(connection))
 
 
 def begin_reconciling(connection: Connection) -> int:

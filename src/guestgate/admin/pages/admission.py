@@ -8,7 +8,6 @@ import hmac
 from guestgate import sessions
 from guestgate.admin.context import Context
 from guestgate.admin.pages.view import View
-from guestgate.tokens import Holder
 
 COOKIE = "guestgate_session"
 # What a live page is told when its session has ended: it leaves, and asks no more.
@@ -20,13 +19,9 @@ async def admit(view: View) -> None:
     """Have the view know who asks. Raises OperationError without the database, which alone knows."""
     session = view.request.cookies.get(COOKIE)
     if session is not None:
-        view.holder = await holder(view.request.app.state.context, session)
+        context: Context = view.request.app.state.context
+        view.holder = await context.ask_soon(lambda connection: sessions.holder(connection, session))
         view.csrf = form_value(session)
-
-
-async def holder(context: Context, session: str) -> Holder | None:
-    """Who is behind a session's id, as of now; None where nobody is. Raises OperationError without the database."""
-    return await context.ask_soon(lambda connection: sessions.holder(connection, session))
 
 
 def form_value(session: str) -> str:

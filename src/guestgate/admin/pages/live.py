@@ -160,7 +160,8 @@ class Live:
         now = clock.monotonic()
         if now - self._admitted_at >= ADMITTED_S:
             self._admitted_at = now
-            self._over = {one for one in tuple(self._watching) if sessions.holder(connection, one) is None}
+            watching = set(self._watching)
+            self._over = watching - sessions.good(connection, watching)
 
     def _ask_this_server(self) -> None:
         """How it is, which takes no database; while that is away it is the only server that is known."""
