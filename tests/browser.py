@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 OPTIONS = [
@@ -25,6 +25,7 @@ ASK_AXE = """axe.run().then(found => JSON.stringify(found.violations.map(
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Ended at the end."""
+    expect.set_options(timeout=30_000)  # beside other tests a page may take its time
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         yield browser

@@ -146,6 +146,8 @@ def test_links_lead_somewhere() -> None:
             assert (path.parent / target).exists(), (path.name, target)
 
 
+# Two quickstarts that begin at the same instant may choose the same port.
+@pytest.mark.alone
 def test_the_two_commands(tmp_path: Path) -> None:
     """The README's first two commands: a clone, and scripts/quickstart in it."""
     clone, start = BLOCKS[0].splitlines()
@@ -190,6 +192,7 @@ def test_a_real_installation(tmp_path: Path) -> None:
     assert re.search(r"allowed +ok +berlin-1 +m-1042", done.stdout)
 
 
+@pytest.mark.alone
 def test_the_wheel_alone_runs_quickstart(tmp_path: Path) -> None:
     """What is needed is in the wheel: its files alone, without the source tree, run the quickstart."""
     subprocess.run(
