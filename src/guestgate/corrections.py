@@ -138,8 +138,9 @@ def of_statement(connection: Connection, month: str, studio: str | None, upto: i
     if studio is not None:
         made = made.where(_v.studio_id == studio)
     if upto is not None:
-        corrected, made = corrected.where(_w.seq <= upto), made.where(_w.seq <= upto)
-    ids = iter(connection.execute(corrected.distinct()).scalars().all())
+        # The sum keeps SQLite from reading all changes in the order of their numbers; as DISTINCT, in that of visits.
+        corrected, made = corrected.where(_w.seq + 0 <= upto), made.where(_w.seq <= upto)
+    ids = iter(set(connection.execute(corrected).scalars()))
     found: list[Any] = []
     # Step by step: a planner would rather read all visits there are.
     while chunk := list(islice(ids, PAGE)):

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
     true,
 )
@@ -329,8 +330,8 @@ visit_changes = Table(
     Column("why", Text, nullable=False),
 )
 
-# Nearly every visit is confirmed, and few are changed otherwise.
-no_confirmation = visit_changes.c.state != "confirmed"
+# Nearly every visit is confirmed, and few are changed otherwise. Written out, so that SQLite knows it from its index.
+no_confirmation = visit_changes.c.state != literal_column("'confirmed'")
 Index(
     "ix_visit_changes_seq",
     visit_changes.c.seq,
