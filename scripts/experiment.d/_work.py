@@ -1,7 +1,7 @@
 """What pages have a database do, in figures that a busy machine does not change.
 
 On PostgreSQL the server's own account of each statement; on SQLite the steps of its virtual machine, of which a row
-that is read costs ten to twenty-six, by how many of its columns are looked at.
+that is read costs ten or so.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from guestgate.tokens import Role
 
 # A studio's page tells of a week.
 DAYS = 8
-STEPS_A_ROW, STEPS_AT_ONCE = 30, 100
+STEPS_A_ROW, STEPS_AT_ONCE = 20, 100
 
 
 def faults(grown: Grown, pages: Sequence[Page], cluster: Cluster) -> dict[str, str]:

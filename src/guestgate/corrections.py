@@ -138,7 +138,7 @@ def of_statement(connection: Connection, month: str, studio: str | None, upto: i
     if studio is not None:
         made = made.where(_v.studio_id == studio)
     if upto is not None:
-        # The sum keeps SQLite from reading all changes in the order of their numbers; as DISTINCT, in that of visits.
+        # Without the sum SQLite would read all changes by their numbers, as it would by their visits with DISTINCT.
         corrected, made = corrected.where(_w.seq + 0 <= upto), made.where(_w.seq <= upto)
     ids = iter(set(connection.execute(corrected).scalars()))
     found: list[Any] = []
